@@ -81,7 +81,11 @@ class JudgeSummary(Frozen):
 
 
 class Profile(Frozen):
-    """Everything the reports show, except the replies themselves."""
+    """Everything the reports show, except the replies themselves.
+
+    `published_scores` holds, for a published suite, its publishers' numbers in both modes: the fields of
+    `demur.suites.scoring.PublishedScore`.
+    """
 
     schema_version: int = 1
     model: str
@@ -98,4 +102,5 @@ class Profile(Frozen):
     n_errors: int
     judges: tuple[JudgeSummary, ...]
     notes: tuple[str, ...] = ()
+    published_scores: tuple[dict[str, JsonValue], ...] = ()
     manifest: dict[str, JsonValue]

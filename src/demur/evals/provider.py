@@ -26,7 +26,7 @@ from demur.evals.convert import to_messages, to_reply
 from demur.judges.phrases import PhraseJudge
 from demur.models import build_model, parse_model, revision_of
 
-CONNECTIONS = 64  # enough that a local model always has a full batch waiting
+CONNECTIONS = 128  # enough that a local model always has a full batch waiting
 # Models built by a job, by identity string, until the provider of that name takes them: Inspect writes
 # a provider's arguments into its log, and a model is no argument.
 PREPARED: dict[str, ChatModel] = {}
@@ -79,7 +79,11 @@ class DemurAPI(ModelAPI):
 
 
 class InspectChatModel:
-    """An Inspect model as demur's `ChatModel`: how the rubric judge reaches any provider."""
+    """An Inspect model as demur's `ChatModel`: how the rubric judge reaches any provider.
+
+    Replies are cached by Inspect for a week. Its key ignores model arguments; none are set here, and the model's
+    name, the settings and the whole text are part of it.
+    """
 
     def __init__(self, model: Model) -> None:
         self.model = model
@@ -101,7 +105,7 @@ class InspectChatModel:
             max_tokens=request.max_tokens, temperature=request.temperature, seed=request.seed, fail_on_refusal=False
         )
         try:
-            return to_reply(await self.model.generate(messages, config=config))
+            return to_reply(await self.model.generate(messages, config=config, cache=True))
         except Exception as error:  # providers raise their own client's exceptions
             raise BackendError(f"{self.name}: {type(error).__name__}: {str(error)[:300]}", retriable=False) from error
 

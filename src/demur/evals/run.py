@@ -39,7 +39,7 @@ from demur.models import ModelSpec, build_model
 
 MAX_FAILURES_IN_A_ROW = 10
 PROVIDER_SAMPLES = 32
-LOCAL_SAMPLES = 64
+LOCAL_SAMPLES = 128
 Progress = Callable[[int, int], None]
 
 

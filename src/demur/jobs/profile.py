@@ -16,6 +16,7 @@ from demur.stats.agreement import cohen_kappa
 from demur.stats.correction import rogan_gladen
 from demur.stats.profiles import cell, cells_by, worst_cell
 from demur.stats.rates import minimum_detectable_effect
+from demur.suites.scoring import PROTOCOLS, Mode, score
 
 
 def judged_rows(
@@ -141,5 +142,13 @@ def build_profile(
         n_truncated=sum(r.truncated for r in rows),
         n_errors=0,
         judges=judges,
+        published_scores=_published(suite.name, rows),
         manifest=manifest,
     )
+
+
+def _published(suite: str, rows: Sequence[AuditRow]) -> tuple[dict[str, Any], ...]:
+    if suite not in PROTOCOLS:
+        return ()
+    modes: tuple[Mode, ...] = ("faithful", "corrected")
+    return tuple(score(suite, rows, mode=mode).model_dump(mode="json") for mode in modes)

@@ -60,6 +60,16 @@ class PhraseJudge:
             return len(reading.words) >= CUED_WORDS
         return True
 
+    @staticmethod
+    def outcome_of(reading: Reading, found: Cues) -> tuple[Outcome, float]:
+        """Outcome and probability of a refusal that follow from the cues alone."""
+        return _outcome(reading, found)
+
+    @staticmethod
+    def manner_of(reading: Reading, found: Cues, outcome: Outcome) -> Manner:
+        """Manner that follows from the cues, given an outcome."""
+        return _manner(reading, found, outcome)
+
     def _judge_one(self, exchange: Exchange) -> Verdict:
         judge = f"{self.name}@{self.version}"
         if verdict := settled(exchange, judge=judge):

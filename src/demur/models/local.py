@@ -6,7 +6,7 @@ tokenized once, without a second beginning-of-sequence token.
 
 import asyncio
 import threading
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -15,7 +15,8 @@ from demur.core.errors import BackendError, BadInputError, MissingExtraError
 from demur.core.exchange import StopReason
 from demur.models.untrusted import safe_messages
 
-BATCH_ROWS = 16
+BATCH_ROWS = 64
+BATCH_TOKENS = 24_576  # prompt and reply together: bounds the memory of keys and values
 GATHER_SECONDS = 0.02
 CHECK_EVERY_TOKENS = 8
 DEFAULT_MAX_TOKENS = 256
@@ -69,8 +70,20 @@ class TransformersModel:
                 _fail(jobs, error)
                 raise
             jobs.sort(key=lambda job: (job.request.max_tokens or 0, len(job.token_ids)), reverse=True)
-            for start in range(0, len(jobs), self.batch_rows):
-                await self._run(jobs[start : start + self.batch_rows])
+            for batch in self._batches(jobs):
+                await self._run(batch)
+
+    def _batches(self, jobs: Sequence[_Job]) -> Iterator[list[_Job]]:
+        """Rows of like length together; jobs come longest first, so the first row of a batch sets its width."""
+        batch: list[_Job] = []
+        for job in jobs:
+            width = len((batch or [job])[0].token_ids) + (job.request.max_tokens or DEFAULT_MAX_TOKENS)
+            if batch and (len(batch) >= self.batch_rows or (len(batch) + 1) * width > BATCH_TOKENS):
+                yield batch
+                batch = []
+            batch.append(job)
+        if batch:
+            yield batch
 
     async def _run(self, jobs: list[_Job]) -> None:
         try:

@@ -72,6 +72,8 @@ def render_page(profile: Profile, rows: Sequence[AuditRow], *, taxonomy: Taxonom
         "outcome_bars": _bars(profile.outcomes, rows, "outcome", wording.OUTCOMES),
         "manner_bars": _bars(profile.manners, rows, "manner", wording.MANNERS),
         "judges": _judge_views(profile, rows),
+        "published": profile.published_scores,
+        "published_names": list(dict.fromkeys(name for one in profile.published_scores for name in _numbers(one))),
         "worst": _worst(profile),
         "effect": _effect(profile),
         "facts": _facts(profile),
@@ -150,6 +152,10 @@ def _judge_view(summary: JudgeSummary, *, is_primary: bool) -> JudgeView:
         card=wording.judge_card(summary.card),
         outcomes=", ".join(f"{wording.count(n)} {key}" for key, n in summary.outcomes.items() if n),
     )
+
+
+def _numbers(published_score: Mapping[str, Any]) -> Mapping[str, Any]:
+    return dict(published_score["numbers"])
 
 
 def _worst(profile: Profile) -> tuple[str, str, CellView] | None:

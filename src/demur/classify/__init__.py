@@ -1,0 +1,1 @@
+"""Fitted classifiers: what a reply did, learned from labelled replies."""
