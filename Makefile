@@ -47,7 +47,7 @@ $(VENV)/audit.stamp: $(VENV)/python.stamp pyproject.toml
 $(VENV)/test.stamp: $(VENV)/audit.stamp
 	@echo "installing what the tests need (once, a few minutes)"
 	@$(PIP) $(TORCH)
-	@$(PIP) -e '.[all]' pytest pytest-timeout hypothesis anyio ruff mypy import-linter scikit-learn
+	@$(PIP) -e '.[all]' pytest pytest-timeout hypothesis anyio ruff mypy import-linter
 	@touch $@
 
 clean:

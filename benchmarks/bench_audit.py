@@ -14,6 +14,7 @@ verdicts agree (they differ also where batching changes a greedy argmax).
 """
 
 import argparse
+import importlib
 import json
 import subprocess
 import sys
@@ -29,6 +30,7 @@ HELD_OUT = "held_out"
 
 
 def arm_demur(name, n_prompts, out):
+    import_engines()
     from demur.core.identity import Decoding
     from demur.core.run import RunSettings
     from demur.jobs.audit import AuditConfig, audit
@@ -54,6 +56,13 @@ def arm_demur(name, n_prompts, out):
     return time.perf_counter() - started
 
 
+def import_engines():
+    """Import what any arm imports, so that no arm's seconds hold it; loading the model is in all of them."""
+    for name in ("demur.evals.run", "demur.report.page", "inspect_ai", "torch", "xllamacpp"):
+        importlib.import_module(name)
+    importlib.import_module("transformers.models.llama.modeling_llama")
+
+
 def held_out_suite(path):
     """Prompts of the training set, which the settling rule was not looked at with."""
     from demur.suites.training import load_training
@@ -68,6 +77,7 @@ def held_out_suite(path):
 
 
 def arm_inspect(n_prompts, out):
+    import_engines()
     import inspect_ai
 
     from demur.evals.tasks import suite_task

@@ -2,12 +2,12 @@
 
 A reply announces itself at its start and changes its mind at its end, so n-grams of the opening and of
 the closing words are features of their own. Hashing needs no vocabulary, so a fitted model is one array.
+`kernel.py` computes the same buckets from UTF-8 bytes, a hundred times faster; a test holds the two equal.
 """
 
 import math
 import re
 import zlib
-from collections.abc import Iterator, Sequence
 
 import numpy as np
 from numpy.typing import NDArray
@@ -19,6 +19,12 @@ N_BUCKETS = 1 << 18
 OPENING_WORDS = 16
 CLOSING_WORDS = 24
 MAX_WORDS = 400
+MAX_CHARS = 20_000
+MULTIPLIER = np.uint32(0x9E3779B1)
+START, END = np.array([0x5E], dtype=np.uint32), np.array([0x24], dtype=np.uint32)
+LENGTH_SEED = 101
+# (seed, zone, n): words of the whole text (0), of its opening (1), of its closing (2).
+ZONES = ((11, 0, 1), (12, 0, 2), (21, 1, 1), (22, 1, 2), (23, 1, 3), (31, 2, 1), (32, 2, 2))
 _TOKEN = re.compile(r"[^\W_]+(?:'[^\W_]+)*|[?!:]")
 _QUOTES = str.maketrans({"’": "'", "‘": "'", "ʼ": "'", "“": '"', "”": '"'})
 _DRAFTING = re.compile(
@@ -56,10 +62,17 @@ CUE_NAMES = (
 )
 
 
+def folded(text: str) -> str:
+    """The text as both tokenisers read it: plain quotes, case folded, the middle of a very long one left out."""
+    if len(text) > 2 * MAX_CHARS:
+        text = f"{text[:MAX_CHARS]} {text[-MAX_CHARS:]}"
+    return text.translate(_QUOTES).casefold()
+
+
 def tokens(text: str) -> list[str]:
     """Lower-case words and the marks ? ! : of the first and last words of a text; Chinese character by character."""
     found: list[str] = []
-    for token in _TOKEN.findall(text.translate(_QUOTES).casefold()):
+    for token in _TOKEN.findall(folded(text)):
         found.extend(token if is_cjk(token[0]) else (token,))
     if len(found) > MAX_WORDS:
         found = found[: MAX_WORDS // 2] + found[-MAX_WORDS // 2 :]
@@ -68,25 +81,29 @@ def tokens(text: str) -> list[str]:
 
 def buckets(text: str) -> NDArray[np.int64]:
     """Distinct hash buckets of a text's n-grams, ascending; each in [0, N_BUCKETS)."""
-    words = tokens(text)
-    return np.unique(
-        np.fromiter((zlib.crc32(gram.encode("utf-8", "replace")) & (N_BUCKETS - 1) for gram in _grams(words)), np.int64)
-    )
+    words = np.array([zlib.crc32(w.encode("utf-8", "ignore")) for w in tokens(text)], dtype=np.uint32)
+    opening = np.concatenate([START, words[:OPENING_WORDS]])
+    closing = np.concatenate([words[-CLOSING_WORDS:], END])
+    parts = [mixed(LENGTH_SEED, np.array([length_class(len(words))], dtype=np.uint32))]
+    for seed, zone, n in ZONES:
+        hashes = (words, opening, closing)[zone]
+        if len(hashes) >= n:
+            parts.append(mixed(seed, *(hashes[i : len(hashes) - n + 1 + i] for i in range(n))))
+    return np.unique(np.concatenate(parts)).astype(np.int64)
 
 
-def _grams(words: Sequence[str]) -> Iterator[str]:
-    yield "length:" + str(min(8, int(math.log2(len(words) + 1))))
-    for n in (1, 2):
-        for i in range(len(words) - n + 1):
-            yield "b " + " ".join(words[i : i + n])
-    opening = ["^", *words[:OPENING_WORDS]]
-    for n in (1, 2, 3):
-        for i in range(len(opening) - n + 1):
-            yield "o " + " ".join(opening[i : i + n])
-    closing = [*words[-CLOSING_WORDS:], "$"]
-    for n in (1, 2):
-        for i in range(len(closing) - n + 1):
-            yield "c " + " ".join(closing[i : i + n])
+def mixed(seed: int, *hashes: NDArray[np.uint32]) -> NDArray[np.uint32]:
+    """One bucket for each n-gram, from the hashes of its words."""
+    found = np.full(len(hashes[0]), seed, dtype=np.uint32)
+    for part in hashes:
+        found = (found ^ part) * MULTIPLIER
+        found ^= found >> np.uint32(15)
+    return found & np.uint32(N_BUCKETS - 1)
+
+
+def length_class(n_words: int) -> int:
+    """Length on a doubling scale, 0 to 8."""
+    return min(8, (n_words + 1).bit_length() - 1)
 
 
 def cue_features(prompt: str, response: str) -> NDArray[np.float64]:

@@ -44,7 +44,7 @@ def write_document(path: Path, html: str) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     with NamedTemporaryFile("wb", dir=path.parent, prefix=f".{path.name}.", suffix=".tmp", delete=False) as file:
         temporary = Path(file.name)
-        file.write(html.encode("utf-8"))
+        file.write(html.encode("utf-8", "replace"))
     try:
         temporary.chmod(0o666 & ~_umask())  # temporary files are private; a report is not
         os.replace(temporary, path)

@@ -1,0 +1,210 @@
+"""First-stage scores of many replies at once, straight from their UTF-8 bytes (Numba).
+
+Tokenises, hashes and scores in one pass without making a Python object for each word. The result equals
+`features.buckets` followed by the model's sums; `tests/unit/test_classify.py` holds them to it.
+"""
+
+import sys
+from functools import cache
+
+import numpy as np
+from numba import njit
+from numpy.typing import NDArray
+
+from demur.classify.features import (
+    CLOSING_WORDS,
+    LENGTH_SEED,
+    MAX_WORDS,
+    MULTIPLIER,
+    N_BUCKETS,
+    OPENING_WORDS,
+    ZONES,
+)
+from demur.judges.reading import is_cjk
+
+_LETTER, _ALONE = 1, 2
+_HALF = MAX_WORDS // 2
+_MASK = np.uint32(N_BUCKETS - 1)
+_ZONES = np.array(ZONES, dtype=np.int64)
+
+
+@cache
+def character_classes() -> NDArray[np.uint8]:
+    """For each code point: 1 part of a word, 2 a word of its own as well, 0 neither."""
+    points = [chr(i) for i in range(sys.maxunicode + 1)]
+    return np.array([(_LETTER if c.isalnum() else 0) | (_ALONE if is_cjk(c) else 0) for c in points], dtype=np.uint8)
+
+
+@cache
+def crc_table() -> NDArray[np.uint32]:
+    """Table of the CRC-32 that zlib computes."""
+    table = np.zeros(256, dtype=np.uint32)
+    for byte in range(256):
+        value = byte
+        for _ in range(8):
+            value = (value >> 1) ^ (0xEDB88320 if value & 1 else 0)
+        table[byte] = value
+    return table
+
+
+def first_stage(
+    data: NDArray[np.uint8], offsets: NDArray[np.int64], rows: NDArray[np.int32], weights: NDArray[np.float32]
+) -> NDArray[np.float64]:
+    """Sums of bucket weights over the square root of the number of buckets; (n, n_columns).
+
+    Args:
+        data: Bytes of all texts, already case-folded (`features.folded`) or ASCII, end to end.
+        offsets: Start of each text and end of the last; (n + 1,).
+        rows: Row of `weights` for each bucket, -1 for one without weight; (N_BUCKETS,).
+        weights: (n_rows, n_columns).
+    """
+    out = np.zeros((len(offsets) - 1, weights.shape[1]))
+    _score_all(data, offsets, rows, weights, character_classes(), crc_table(), out)
+    return out
+
+
+@njit(cache=True, nogil=True)
+def _words(data, start, end, classes, table, words):  # type: ignore[no-untyped-def]
+    """Hash the words of one text into `words` (first and last halves kept); returns how many there are in all."""
+    n = 0
+    i = start
+    crc = np.uint32(0)
+    inside = False
+    alone_from = -1
+    while i <= end:
+        size = 1
+        point = np.int64(0)
+        if i < end:
+            byte = np.int64(data[i])
+            if byte < 0x80:
+                point = byte + 32 if 65 <= byte <= 90 else byte
+            elif byte < 0xE0 and i + 1 < end:
+                point, size = ((byte & 31) << 6) | (data[i + 1] & 63), 2
+            elif byte < 0xF0 and i + 2 < end:
+                point, size = ((byte & 15) << 12) | ((data[i + 1] & 63) << 6) | (data[i + 2] & 63), 3
+            elif i + 3 < end:
+                point = ((byte & 7) << 18) | ((data[i + 1] & 63) << 12) | ((data[i + 2] & 63) << 6) | (data[i + 3] & 63)
+                size = 4
+        kind = classes[point] if i < end else np.uint8(0)
+        joins = False
+        if inside and point == 0x27 and i + 1 < end:
+            joins = _is_letter_at(data, i + 1, end, classes)
+        if (kind & 1) or joins:
+            if not inside:
+                crc, inside = np.uint32(0xFFFFFFFF), True
+                alone_from = i if kind & 2 else -1
+            if alone_from >= 0:
+                crc = np.uint32(0xFFFFFFFF)
+            for k in range(size):
+                b = np.uint32(data[i + k])
+                if size == 1:
+                    b = np.uint32(point)
+                crc = table[(crc ^ b) & np.uint32(0xFF)] ^ (crc >> np.uint32(8))
+            if alone_from >= 0:
+                n = _keep(words, n, crc ^ np.uint32(0xFFFFFFFF))
+        else:
+            if inside and alone_from < 0:
+                n = _keep(words, n, crc ^ np.uint32(0xFFFFFFFF))
+            inside = False
+            if point == 0x3F or point == 0x21 or point == 0x3A:
+                b = np.uint32(0xFFFFFFFF)
+                b = table[(b ^ np.uint32(point)) & np.uint32(0xFF)] ^ (b >> np.uint32(8))
+                n = _keep(words, n, b ^ np.uint32(0xFFFFFFFF))
+        i += size
+    return n
+
+
+@njit(cache=True, nogil=True, inline="always")
+def _is_letter_at(data, i, end, classes):  # type: ignore[no-untyped-def]
+    byte = np.int64(data[i])
+    if byte < 0x80:
+        return classes[byte] & 1 != 0
+    if byte < 0xE0 and i + 1 < end:
+        return classes[((byte & 31) << 6) | (data[i + 1] & 63)] & 1 != 0
+    if byte < 0xF0 and i + 2 < end:
+        return classes[((byte & 15) << 12) | ((data[i + 1] & 63) << 6) | (data[i + 2] & 63)] & 1 != 0
+    if i + 3 < end:
+        point = ((byte & 7) << 18) | ((data[i + 1] & 63) << 12) | ((data[i + 2] & 63) << 6) | (data[i + 3] & 63)
+        return classes[point] & 1 != 0
+    return False
+
+
+@njit(cache=True, nogil=True, inline="always")
+def _keep(words, n, value):  # type: ignore[no-untyped-def]
+    """Store one word: the first half in order, later ones in a ring that holds the last half."""
+    if n < _HALF:
+        words[n] = value
+    else:
+        words[_HALF + (n - _HALF) % _HALF] = value
+    return n + 1
+
+
+@njit(cache=True, nogil=True)
+def _unrolled(words, n, line):  # type: ignore[no-untyped-def]
+    """Copy the kept words into reading order; returns how many."""
+    kept = min(n, 2 * _HALF)
+    for k in range(min(n, _HALF)):
+        line[k] = words[k]
+    for k in range(_HALF, kept):
+        at = k - _HALF if n <= 2 * _HALF else (n - _HALF + k - _HALF) % _HALF
+        line[k] = words[_HALF + at]
+    return kept
+
+
+@njit(cache=True, nogil=True, inline="always")
+def _mix(found, part):  # type: ignore[no-untyped-def]
+    found = np.uint32((found ^ part) * MULTIPLIER)
+    return found ^ (found >> np.uint32(15))
+
+
+@njit(cache=True, nogil=True)
+def _score_all(data, offsets, rows, weights, classes, table, out):  # type: ignore[no-untyped-def]
+    n_columns = weights.shape[1]
+    seen = np.full(N_BUCKETS, -1, dtype=np.int64)
+    words = np.zeros(2 * _HALF, dtype=np.uint32)
+    line = np.zeros(2 * _HALF, dtype=np.uint32)
+    zone = np.zeros(2 * _HALF + 1, dtype=np.uint32)
+    for row in range(len(offsets) - 1):
+        n = _unrolled(words, _words(data, offsets[row], offsets[row + 1], classes, table, words), line)
+        length = 0
+        while (n + 1) >> (length + 1) and length < 8:
+            length += 1
+        bucket = _mix(np.uint32(LENGTH_SEED), np.uint32(length)) & _MASK
+        seen[bucket] = row
+        n_found = 1
+        if rows[bucket] >= 0:
+            for c in range(n_columns):
+                out[row, c] += weights[rows[bucket], c]
+        for z in range(len(_ZONES)):
+            seed, where, size = np.uint32(_ZONES[z, 0]), _ZONES[z, 1], _ZONES[z, 2]
+            n_zone = _fill(line, n, where, zone)
+            for i in range(n_zone - size + 1):
+                found = seed
+                for k in range(size):
+                    found = _mix(found, zone[i + k])
+                bucket = found & _MASK
+                if seen[bucket] != row:
+                    seen[bucket] = row
+                    n_found += 1
+                    if rows[bucket] >= 0:
+                        for c in range(n_columns):
+                            out[row, c] += weights[rows[bucket], c]
+        for c in range(n_columns):
+            out[row, c] /= np.sqrt(n_found)
+
+
+@njit(cache=True, nogil=True)
+def _fill(line, n, where, zone):  # type: ignore[no-untyped-def]
+    """Words of a zone: all, the opening behind its mark, the closing before its mark; returns how many."""
+    if where == 0:
+        zone[:n] = line[:n]
+        return n
+    if where == 1:
+        m = min(n, OPENING_WORDS)
+        zone[0] = np.uint32(0x5E)
+        zone[1 : m + 1] = line[:m]
+        return m + 1
+    m = min(n, CLOSING_WORDS)
+    zone[:m] = line[n - m : n]
+    zone[m] = np.uint32(0x24)
+    return m + 1
