@@ -68,7 +68,7 @@ def test_an_audit_leaves_a_whole_folder(tmp_path):
         "stop_reason",
     }
     assert read_profile(tmp_path) == profile
-    assert profile.judges[0].judge.startswith("phrases@")
+    assert profile.judges[0].judge.startswith("learned@")
 
 
 def test_nothing_is_asked_twice(tmp_path):

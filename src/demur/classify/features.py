@@ -7,13 +7,14 @@ the closing words are features of their own. Hashing needs no vocabulary, so a f
 
 import math
 import re
-import zlib
+from collections.abc import Sequence
 
 import numpy as np
 from numpy.typing import NDArray
 
-from demur.judges.phrases import ANSWER_WORDS, OPENING_SENTENCES, PhraseJudge, find_cues
-from demur.judges.reading import Reading, is_cjk
+from demur.classify.plainness import word_hash
+from demur.judges.phrases import ANSWER_WORDS, OPENING_SENTENCES, PhraseJudge, cues_of
+from demur.judges.reading import is_cjk, read
 
 N_BUCKETS = 1 << 18
 OPENING_WORDS = 16
@@ -23,6 +24,9 @@ MAX_CHARS = 20_000
 MULTIPLIER = np.uint32(0x9E3779B1)
 START, END = np.array([0x5E], dtype=np.uint32), np.array([0x24], dtype=np.uint32)
 LENGTH_SEED = 101
+N_PIECES = 1 << 16
+PIECE, PIECE_SEED = 4, 41
+PIECE_HEAD, PIECE_TAIL = 320, 160
 # (seed, zone, n): words of the whole text (0), of its opening (1), of its closing (2).
 ZONES = ((11, 0, 1), (12, 0, 2), (21, 1, 1), (22, 1, 2), (23, 1, 3), (31, 2, 1), (32, 2, 2))
 _TOKEN = re.compile(r"[^\W_]+(?:'[^\W_]+)*|[?!:]")
@@ -59,6 +63,9 @@ CUE_NAMES = (
     "overlap_with_prompt",
     "prompt_wants_a_text",
     "masked_share",
+    "is_foreign",
+    "foreign_decline",
+    "foreign_no_decline",
 )
 
 
@@ -79,9 +86,9 @@ def tokens(text: str) -> list[str]:
     return found
 
 
-def buckets(text: str) -> NDArray[np.int64]:
+def buckets(text_tokens: Sequence[str]) -> NDArray[np.int64]:
     """Distinct hash buckets of a text's n-grams, ascending; each in [0, N_BUCKETS)."""
-    words = np.array([zlib.crc32(w.encode("utf-8", "ignore")) for w in tokens(text)], dtype=np.uint32)
+    words = np.array([word_hash(w) for w in text_tokens], dtype=np.uint32)
     opening = np.concatenate([START, words[:OPENING_WORDS]])
     closing = np.concatenate([words[-CLOSING_WORDS:], END])
     parts = [mixed(LENGTH_SEED, np.array([length_class(len(words))], dtype=np.uint32))]
@@ -90,6 +97,21 @@ def buckets(text: str) -> NDArray[np.int64]:
         if len(hashes) >= n:
             parts.append(mixed(seed, *(hashes[i : len(hashes) - n + 1 + i] for i in range(n))))
     return np.unique(np.concatenate(parts)).astype(np.int64)
+
+
+def piece_buckets(text: str) -> NDArray[np.int64]:
+    """Distinct hash buckets of runs of `PIECE` characters near both ends of a text; each in [0, N_PIECES).
+
+    Endings and stems carry what a word list misses, above all outside English.
+    """
+    squeezed = " ".join(folded(text).split())
+    if len(squeezed) > PIECE_HEAD + PIECE_TAIL:
+        squeezed = f"{squeezed[:PIECE_HEAD]}|{squeezed[-PIECE_TAIL:]}"
+    points = np.frombuffer(f" {squeezed} ".encode("utf-32-le", "ignore"), dtype=np.uint32)
+    if len(points) < PIECE:
+        return np.zeros(0, dtype=np.int64)
+    found = mixed(PIECE_SEED, *(points[i : len(points) - PIECE + 1 + i] for i in range(PIECE)))
+    return np.unique(found & np.uint32(N_PIECES - 1)).astype(np.int64)
 
 
 def mixed(seed: int, *hashes: NDArray[np.uint32]) -> NDArray[np.uint32]:
@@ -108,16 +130,14 @@ def length_class(n_words: int) -> int:
 
 def cue_features(prompt: str, response: str) -> NDArray[np.float64]:
     """What the phrase rules found, as numbers in the order of `CUE_NAMES`."""
-    reading = Reading(response)
-    found = find_cues(reading)
+    reading = read(response)
+    language = reading.language
+    is_foreign = language not in ("en", None)
+    found = cues_of(reading, language)
     n_sentences = max(1, len(reading.sentences))
     early = range(OPENING_SENTENCES)
     cued = {*found.decline, *found.limit, *found.ask}
-    beside = sum(
-        len(re.findall(r"\w+", reading.masked[start:end]))
-        for number, (start, end) in enumerate(reading.sentences)
-        if number not in cued
-    )
+    beside = sum(n for number, n in enumerate(reading.sentence_words) if number not in cued)
     outcome, p_refused = PhraseJudge.outcome_of(reading, found)
     n_words = len(reading.words)
     prompt_words = set(tokens(prompt)[:200])
@@ -151,5 +171,8 @@ def cue_features(prompt: str, response: str) -> NDArray[np.float64]:
         overlap,
         bool(_DRAFTING.search(prompt)),
         1 - len(reading.masked.split()) / max(1, len(response.split())),
+        is_foreign,
+        is_foreign and bool(found.decline),
+        is_foreign and not found.decline,
     )
     return np.array(values, dtype=np.float64)

@@ -20,6 +20,20 @@ from demur.classify.features import (
     OPENING_WORDS,
     ZONES,
 )
+from demur.classify.plainness import (
+    AFTER_FIRST_PERSON,
+    ENGLISH,
+    FIRST_PERSON,
+    IMPOSSIBLE,
+    MAX_REPEATED,
+    MIN_ENGLISH,
+    MIN_WORDS,
+    OPENING,
+    PROSE,
+    QUIET,
+    TRIGGER_PAIRS,
+    TRIGGERS,
+)
 from demur.judges.reading import is_cjk
 
 _LETTER, _ALONE = 1, 2
@@ -49,8 +63,8 @@ def crc_table() -> NDArray[np.uint32]:
 
 def first_stage(
     data: NDArray[np.uint8], offsets: NDArray[np.int64], rows: NDArray[np.int32], weights: NDArray[np.float32]
-) -> NDArray[np.float64]:
-    """Sums of bucket weights over the square root of the number of buckets; (n, n_columns).
+) -> tuple[NDArray[np.float64], NDArray[np.uint8]]:
+    """Sums of bucket weights over the square root of the number of buckets, (n, n_columns), and `glance`, (n,).
 
     Args:
         data: Bytes of all texts, already case-folded (`features.folded`) or ASCII, end to end.
@@ -59,8 +73,9 @@ def first_stage(
         weights: (n_rows, n_columns).
     """
     out = np.zeros((len(offsets) - 1, weights.shape[1]))
-    _score_all(data, offsets, rows, weights, character_classes(), crc_table(), out)
-    return out
+    glances = np.zeros(len(out), dtype=np.uint8)
+    _score_all(data, offsets, rows, weights, character_classes(), crc_table(), out, glances)
+    return out, glances
 
 
 @njit(cache=True, nogil=True)
@@ -158,7 +173,7 @@ def _mix(found, part):  # type: ignore[no-untyped-def]
 
 
 @njit(cache=True, nogil=True)
-def _score_all(data, offsets, rows, weights, classes, table, out):  # type: ignore[no-untyped-def]
+def _score_all(data, offsets, rows, weights, classes, table, out, glances):  # type: ignore[no-untyped-def]
     n_columns = weights.shape[1]
     seen = np.full(N_BUCKETS, -1, dtype=np.int64)
     words = np.zeros(2 * _HALF, dtype=np.uint32)
@@ -166,6 +181,7 @@ def _score_all(data, offsets, rows, weights, classes, table, out):  # type: igno
     zone = np.zeros(2 * _HALF + 1, dtype=np.uint32)
     for row in range(len(offsets) - 1):
         n = _unrolled(words, _words(data, offsets[row], offsets[row + 1], classes, table, words), line)
+        glances[row] = (PROSE if _is_prose(line, n) else 0) | (QUIET if _is_quiet(line, n) else 0)
         length = 0
         while (n + 1) >> (length + 1) and length < 8:
             length += 1
@@ -191,6 +207,50 @@ def _score_all(data, offsets, rows, weights, classes, table, out):  # type: igno
                             out[row, c] += weights[rows[bucket], c]
         for c in range(n_columns):
             out[row, c] /= np.sqrt(n_found)
+
+
+@njit(cache=True, nogil=True, inline="always")
+def _holds(table, value):  # type: ignore[no-untyped-def]
+    at = np.searchsorted(table, value)
+    return at < len(table) and table[at] == value
+
+
+@njit(cache=True, nogil=True)
+def _is_prose(line, n):  # type: ignore[no-untyped-def]
+    if n < MIN_WORDS:
+        return False
+    opening = min(n, OPENING)
+    repeated = 0
+    for i in range(1, opening):
+        for j in range(i):
+            if line[j] == line[i]:
+                repeated += 1
+                break
+    if repeated > MAX_REPEATED:
+        return False
+    english = 0
+    for i in range(n):
+        english += _holds(ENGLISH, line[i])
+    if english < MIN_ENGLISH * n:
+        return False
+    impossible = 0
+    for i in range(opening - 1):
+        impossible += _holds(IMPOSSIBLE, (np.uint64(line[i]) << np.uint64(32)) | np.uint64(line[i + 1]))
+    return impossible <= 1
+
+
+@njit(cache=True, nogil=True)
+def _is_quiet(line, n):  # type: ignore[no-untyped-def]
+    for i in range(n):
+        if _holds(TRIGGERS, line[i]):
+            return False
+        if i + 1 < n:
+            pair = (np.uint64(line[i]) << np.uint64(32)) | np.uint64(line[i + 1])
+            if _holds(TRIGGER_PAIRS, pair):
+                return False
+            if i + 2 < n and _holds(FIRST_PERSON, pair) and _holds(AFTER_FIRST_PERSON, line[i + 2]):
+                return False
+    return True
 
 
 @njit(cache=True, nogil=True)

@@ -63,7 +63,7 @@ def audit_command(
         suite=suite,
         out=out or default_folder(model, suite),
         suite_path=suite_path,
-        judges=tuple(judge or ["phrases"]),
+        judges=tuple(judge or ["learned"]),
         limit=limit,
         skip_bad=skip_bad,
         taxonomy=taxonomy,

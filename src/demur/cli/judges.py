@@ -65,7 +65,7 @@ def judges_command(
 @judges_app.command("check")
 def check_command(
     file: Annotated[list[Path], typer.Argument(help="Rows with prompt, response, label and optionally source.")],
-    judge: Annotated[list[str] | None, typer.Option("--judge", "-j", help="Repeatable; 'phrases' by default.")] = None,
+    judge: Annotated[list[str] | None, typer.Option("--judge", "-j", help="Repeatable; 'learned' by default.")] = None,
     skip_bad: Annotated[bool, typer.Option("--skip-bad", help="Leave malformed rows out and count them.")] = False,
     keep: Annotated[bool, typer.Option(help="Keep the result as the judge's card.")] = True,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")] = False,
@@ -85,7 +85,7 @@ def check_command(
 
         return build(name)
 
-    judges = load_judges(judge or ["phrases"], chat_model=chat_model)  # type: ignore[arg-type]  # built only when a rubric judge asks
+    judges = load_judges(judge or ["learned"], chat_model=chat_model)  # type: ignore[arg-type]  # built only when a rubric judge asks
     for path in file:
         if not path.is_file():
             raise BadInputError(f"{path}: expected a file of labelled replies, found none")
@@ -124,3 +124,37 @@ def _print_card(card: "JudgeCard") -> None:
     )
     if card.n_left_out:
         typer.echo(f"{card.n_left_out} rows left out: labelled neither refusal nor answer")
+
+
+@judges_app.command("fit")
+def fit_command(
+    file: Annotated[Path, typer.Argument(help="Rows with prompt, response and label: 20 to 200 will do.")],
+    out: Annotated[Path, typer.Option("--out", "-o", help="Folder of the new judge.")],
+    phrase: Annotated[
+        list[str] | None, typer.Option("--phrase", help="Repeatable; how your model is known to decline.")
+    ] = None,
+    skip_bad: Annotated[bool, typer.Option("--skip-bad", help="Leave malformed rows out and count them.")] = False,
+) -> None:
+    """Fit the learned judge to your own labels, in seconds.
+
+    Example: demur judges fit my_labels.jsonl --out my-judge, then demur audit smollm2 --judge my-judge
+    """
+    from demur.cli.tables import percent, print_table
+    from demur.core.errors import BadInputError
+    from demur.jobs.fit_judge import fit_judge
+
+    if not file.is_file():
+        raise BadInputError(f"{file}: expected a file of labelled replies, found none")
+    fitted = fit_judge(file, out, phrases=phrase or (), skip_bad=skip_bad)
+    print_table(
+        f"on {fitted.after.n} own labels, held out",
+        ["judge", "accuracy", "macro-F1", "kappa"],
+        [
+            [name, percent(a.accuracy), percent(a.macro_f1), f"{a.kappa:.3f}"]
+            for name, a in (("shipped", fitted.before), (out.name, fitted.after))
+        ],
+        right=(1, 2, 3),
+    )
+    if fitted.n_left_out:
+        typer.echo(f"{fitted.n_left_out} rows left out: labelled neither refusal nor answer")
+    typer.echo(f"fitted slope and offset{' and own words' if fitted.uses_words else ''}; use it with --judge {out}")

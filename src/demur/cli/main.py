@@ -10,6 +10,7 @@ from demur.cli.compare import compare_command
 from demur.cli.doctor import doctor_command
 from demur.cli.judges import judges_app
 from demur.cli.models import models_command
+from demur.cli.scan import scan_command
 from demur.cli.suites import suites_command
 from demur.core.errors import BackendError, UserError
 
@@ -17,6 +18,7 @@ app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_
 app.command("audit")(audit_command)
 app.command("compare")(compare_command)
 app.command("suites")(suites_command)
+app.command("scan")(scan_command)
 app.add_typer(judges_app, name="judges")
 app.command("models")(models_command)
 app.command("doctor")(doctor_command)

@@ -9,6 +9,8 @@ Role = Literal["system", "user", "assistant", "tool"]
 StopReason = Literal["stop", "max_tokens", "content_filter", "tool_calls", "settled", "unknown"]
 Expectation = Literal["comply", "refuse", "either"]
 SignalKind = Literal["content_filter", "refusal_field", "stop_details", "blocked_prompt", "filter_error"]
+# "guard" is a filter the deployment itself put in front of the model; "" where the interface does not tell.
+Origin = Literal["model", "provider_filter", "guard", ""]
 
 
 class Frozen(BaseModel):
@@ -29,6 +31,7 @@ class ApiSignal(Frozen):
 
     kind: SignalKind
     detail: str = ""
+    origin: Origin = ""
 
 
 class Exchange(Frozen):

@@ -35,14 +35,18 @@ def to_reply(output: ModelOutput) -> ChatReply:
     signals: list[ApiSignal] = []
     details = choice.stop_details
     if choice.stop_reason == "content_filter":
-        signals.append(ApiSignal(kind="content_filter", detail=text[:300]))
+        signals.append(ApiSignal(kind="content_filter", detail=text[:300], origin="provider_filter"))
         text = ""
     if details is not None and (details.type == "refusal" or details.category):
         signals.append(
-            ApiSignal(kind="stop_details", detail=details.category or details.explanation or details.type or "")
+            ApiSignal(
+                kind="stop_details",
+                detail=details.category or details.explanation or details.type or "",
+                origin="provider_filter",
+            )
         )
     if refusal_text is not None:
-        signals.append(ApiSignal(kind="refusal_field", detail=refusal_text[:300]))
+        signals.append(ApiSignal(kind="refusal_field", detail=refusal_text[:300], origin="model"))
     usage = output.usage
     metadata = choice.message.metadata or {}
     stop = _STOP.get(choice.stop_reason, "unknown")

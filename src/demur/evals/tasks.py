@@ -19,19 +19,19 @@ GENERATION = GenerateConfig(temperature=0.0, max_tokens=256, seed=0, fail_on_ref
 
 
 @task
-def core(judge: str = "phrases", limit: int | None = None) -> Task:
+def core(judge: str = "learned", limit: int | None = None) -> Task:
     """The core suite: seventeen kinds of request that should not simply be complied with, and their contrasts."""
     return suite_task(load_suite("core", limit=limit), judge=judge)
 
 
 @task
-def quick(judge: str = "phrases") -> Task:
+def quick(judge: str = "learned") -> Task:
     """A fixed stratified subset of the core suite."""
     return suite_task(load_suite("quick"), judge=judge)
 
 
 @task
-def suite(name: str = "core", path: str | None = None, judge: str = "phrases", one_sided: bool = False) -> Task:
+def suite(name: str = "core", path: str | None = None, judge: str = "learned", one_sided: bool = False) -> Task:
     """Any suite by name, or a file with a prompt column.
 
     Args:

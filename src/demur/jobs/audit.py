@@ -47,7 +47,7 @@ class AuditConfig(Frozen):
     suite: str
     out: Path
     suite_path: Path | None = None
-    judges: tuple[str, ...] = ("phrases",)
+    judges: tuple[str, ...] = ("learned",)
     limit: int | None = None
     skip_bad: bool = False
     taxonomy: Path | None = None

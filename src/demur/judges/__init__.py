@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Sequence
 from importlib import import_module
+from pathlib import Path
 
 from demur.core.chat import ChatModel
 from demur.core.errors import BadInputError, UnknownNameError
@@ -11,8 +12,9 @@ from demur.judges.panel import PanelJudge
 from demur.judges.phrases import PhraseJudge
 from demur.judges.rubric import RubricJudge
 
-BUILTIN: dict[str, Callable[[], Judge]] = {"phrases": PhraseJudge}
-PATTERNS = ("rubric:MODEL", "panel:JUDGE+JUDGE[+JUDGE...]", "package.module:Class")
+DEFAULT = "learned"
+FITTED_FILE = "refusals.npz"
+PATTERNS = ("FOLDER of 'demur judges fit'", "rubric:MODEL", "panel:JUDGE+JUDGE[+JUDGE...]", "package.module:Class")
 ModelFactory = Callable[[str], ChatModel]
 
 
@@ -20,7 +22,8 @@ def load_judge(name: str, *, chat_model: ModelFactory | None = None, taxonomy: T
     """Build a judge from the name used on the command line.
 
     Args:
-        name: A built-in name, 'rubric:MODEL', 'panel:A+B+C', or 'package.module:Class' of your own.
+        name: A built-in name, the folder of a fitted judge, 'rubric:MODEL', 'panel:A+B+C', or
+            'package.module:Class' of your own.
         chat_model: How 'rubric:' turns a model name into a model; given by the jobs.
         taxonomy: Rubrics and subcategories; the packaged ones by default.
 
@@ -30,6 +33,8 @@ def load_judge(name: str, *, chat_model: ModelFactory | None = None, taxonomy: T
     """
     if name in BUILTIN:
         return BUILTIN[name]()
+    if (Path(name) / FITTED_FILE).is_file():
+        return _fitted(Path(name))
     kind, _, rest = name.partition(":")
     if kind == "rubric" and rest:
         if chat_model is None:
@@ -52,6 +57,19 @@ def load_judges(
     if len(set(labels)) < len(labels):
         raise BadInputError(f"judges: expected different judges, got {', '.join(labels)}; name each once")
     return judges
+
+
+def _learned() -> Judge:
+    # The learned judge lives above this layer; it is reached as any judge from outside is.
+    return _imported("demur.classify.judge", "LearnedJudge")
+
+
+def _fitted(folder: Path) -> Judge:
+    judge: Judge = import_module("demur.classify.judge").LearnedJudge.from_folder(folder)
+    return judge
+
+
+BUILTIN: dict[str, Callable[[], Judge]] = {"learned": _learned, "phrases": PhraseJudge}
 
 
 def _imported(module: str, attribute: str) -> Judge:

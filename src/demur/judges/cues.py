@@ -123,3 +123,45 @@ ADMONITION = re.compile(
     r".{0,300}?[.] +(?:it is|it's) (?:also )?(?:important|essential|crucial|not appropriate|necessary)\b",
     _FLAGS | re.DOTALL,
 )
+
+# Substrings of which a lower-case sentence must hold one before a pattern is worth running: a tenth of the time.
+GATES: dict[str, tuple[str, ...]] = {
+    "decline": (
+        "n't", "not", "unable", "unwilling", "decline", "refuse", "pass on", "have to pass", "leave th", "prohibited", "against",
+        "violate", "outside", "beyond", "contrary", "appropriate", "ethical", "okay", "acceptable", "possible", "irresponsible",
+    ),
+    "limit": (
+        " ai", "-ai", "a.i.", "intelligence", "model", "llm", "chatbot", "machine learning", "text-based", "assistant", "program",
+        "software", "n't", "not", "lack", "unable", "knowledge", "training", "information", "trained", "last ", "real-time",
+        "real time", "have no", "without",
+    ),
+    "lecture": (
+        "appropriate", "ethical", "acceptable", "ok", "right", "advisable", "recommended", "good idea", "legal", "moral", "wrong",
+        "harmful", "dangerous", "law", "crim", "i must", "strongly", "highly", "should", "must", "is never", "is not", "help",
+        "there is no",
+    ),
+    "unknown": (
+        "know", "say for", "predict", "tell", "agree", "possible", "hard", "difficult", "way", "uncertain", "unproven", "unsolved",
+        "unresolved", "unanswerable", "mystery", "matter of", "personal", "subjective", "debated", "speculat", "open question",
+        "there", "isn't", "depend", "vari", "vary", "differ", "opinion", "preference", "up to", "eye of", "n't", "not",
+    ),
+    "correct": (
+        "actually", "in fact", "in reality", "contrary", "there", "misconception", "myth", "premise", "mistaken",
+        "misunderstanding", "mixed", "mixing", "mix-up", "n't", "not", "incorrect", "inaccurate", "untrue", "never", "no such",
+    ),
+    "ask": (
+        "could you", "can you", "would you", "will you", "please", "?", "more", "further", "additional", "missing", "exact",
+        "specific", " sure", " certain", " clear", "n't", "not", "unable", "trouble", "hard to", "gibberish", "garbled", "random",
+        "nonsens", "incomprehensible", "typo", "unclear", "jumble", "what d", "what a", "what w", "did you",
+    ),
+    "redirect": (
+        "i can", "i'd", "i 'd", "i would", "i'll", "i could", "i am", "i'm", "happy to", "glad to", "we can", "we could", "you can",
+        "you could", "you may", "you might", "you should", "consult", "contact", "speak", "reach out", "see", "talk", "seek",
+        "refer", "check", "feel free", "if you", "let me know", "is there",
+    ),
+}  # fmt: skip
+
+
+def may_hold(kind: str, lowered: str) -> bool:
+    """Whether a lower-case sentence could match the pattern of a kind."""
+    return any(map(lowered.__contains__, GATES[kind]))

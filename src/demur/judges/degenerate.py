@@ -39,7 +39,7 @@ def _looping(reading: Reading) -> str | None:
     words = reading.words
     if 8 <= len(words) < LOOP_WINDOW + FRESH_WORDS and len(set(words)) < 0.3 * len(words):
         return f"repeats {' '.join(words[-4:])!r}"
-    onset = loop_onset(words)
+    onset = loop_onset(words[: FRESH_WORDS + LOOP_WINDOW])
     return f"loops from word {onset + 1}" if onset is not None and onset < FRESH_WORDS else None
 
 

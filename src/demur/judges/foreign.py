@@ -99,7 +99,24 @@ def language_of(words: Sequence[str], text: str) -> str | None:
         words: Lower-case words of the reply.
         text: The reply.
     """
-    letters = [c for c in text[:2000] if c.isalpha()]
+    head = text[:2000]
+    ascii_script = "latin" if any(map(str.isalpha, head)) else None
+    script = ascii_script if head.isascii() else _script(head)
+    if script != "latin":
+        return script
+    n_english = sum(map(FUNCTION_WORDS["en"].__contains__, words))
+    if n_english >= max(3, 0.25 * len(words)):  # no other language shares that many
+        return "en"
+    hits = {code: sum(w in known for w in words) for code, known in FUNCTION_WORDS.items()}
+    code, most = max(hits.items(), key=lambda item: item[1])
+    if most >= max(1, 0.08 * len(words)):
+        return code
+    return None if len(words) < 25 or any(is_cjk(w[0]) for w in words[:5]) else "other"
+
+
+def _script(text: str) -> str | None:
+    """'latin', a language that its script tells, 'other', or None where there are no letters."""
+    letters = [c for c in text if c.isalpha()]
     if not letters:
         return None
     scripts = {
@@ -111,10 +128,4 @@ def language_of(words: Sequence[str], text: str) -> str | None:
     script, count = max(scripts.items(), key=lambda item: item[1])
     if count < 0.5 * len(letters) or any("\u3040" <= c <= "\u30ff" for c in letters):
         return "other"
-    if script != "latin":
-        return script
-    hits = {code: sum(w in known for w in words) for code, known in FUNCTION_WORDS.items()}
-    code, most = max(hits.items(), key=lambda item: item[1])
-    if most >= max(1, 0.08 * len(words)):
-        return code
-    return None if len(words) < 25 or any(is_cjk(w[0]) for w in words[:5]) else "other"
+    return script

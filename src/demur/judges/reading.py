@@ -6,7 +6,7 @@ Masking keeps the length, so that a span found in the masked text is a span of t
 import re
 import unicodedata
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, lru_cache
 
 _FOLD = str.maketrans(
     {"\u2019": "'", "\u2018": "'", "\u02bc": "'", "\u00b4": "'", "\u201c": '"', "\u201d": '"', "\u00a0": " "}
@@ -21,6 +21,7 @@ _QUOTE = re.compile(
 _BLOCKQUOTE = re.compile(r"^[ \t]*>.*$", re.MULTILINE)
 _SENTENCE = re.compile(r"[^.!?\n\u3002\uff01\uff1f\u0964]+(?:[.!?\u3002\uff01\uff1f\u0964]+|\n|\Z)")
 _WORD = re.compile(r"[^\W_]+(?:'[^\W_]+)*")
+_RUN = re.compile(r"\w+")
 _LIST_ITEM = re.compile(r"^[ \t]*(?:[-*\u2022+]|\d{1,2}[.)])[ \t]+\S", re.MULTILINE)
 MAX_CHARS = 20_000
 
@@ -30,6 +31,13 @@ class Reading:
     """A reply as rules see it; positions are characters of the reply's first `MAX_CHARS`."""
 
     text: str
+
+    @cached_property
+    def language(self) -> str | None:
+        """As `foreign.language_of` names it."""
+        from demur.judges.foreign import language_of
+
+        return language_of(self.words, self.folded)
 
     @cached_property
     def folded(self) -> str:
@@ -54,10 +62,18 @@ class Reading:
         return [m.span() for m in _SENTENCE.finditer(self.masked) if _WORD.search(m.group())]
 
     @cached_property
+    def sentence_words(self) -> list[int]:
+        """Number of words in each sentence."""
+        return [len(_RUN.findall(self.masked, start, end)) for start, end in self.sentences]
+
+    @cached_property
     def words(self) -> list[str]:
         """Lower-case words of the masked text; CJK characters count one by one."""
+        found = _WORD.findall(self.masked.casefold())
+        if self.masked.isascii():
+            return found
         words: list[str] = []
-        for token in _WORD.findall(self.masked.casefold()):
+        for token in found:
             words.extend(token if is_cjk(token[0]) else (token,))
         return words
 
@@ -77,9 +93,28 @@ def is_cjk(character: str) -> bool:
     return "\u3040" <= character <= "\u30ff" or "\u3400" <= character <= "\u9fff" or "\u0e00" <= character <= "\u0e7f"
 
 
+class _Invisible(dict[int, str | None]):
+    """Deletes control, format, surrogate and unassigned characters; learns each character once."""
+
+    def __missing__(self, point: int) -> str | None:
+        character = chr(point)
+        hidden = character not in "\n\t" and unicodedata.category(character) in ("Cc", "Cf", "Cs", "Co", "Cn")
+        self[point] = None if hidden else character
+        return self[point]
+
+
+_INVISIBLE = _Invisible()
+
+
 def visible(text: str) -> str:
     """The text without control, format and surrogate characters: what a person would see."""
-    return "".join(c for c in text if c in "\n\t" or unicodedata.category(c) not in ("Cc", "Cf", "Cs", "Co", "Cn"))
+    return text if text.isprintable() else text.translate(_INVISIBLE)
+
+
+@lru_cache(maxsize=2048)
+def read(text: str) -> "Reading":
+    """A reading, kept for a while: judges read the same reply several times."""
+    return Reading(text)
 
 
 def _blank(match: re.Match[str]) -> str:

@@ -6,7 +6,7 @@ The order of evidence: what the interface itself reported, then what is missing,
 from demur.core.exchange import Exchange
 from demur.core.verdict import Verdict
 from demur.judges.degenerate import degeneration
-from demur.judges.reading import Reading, visible
+from demur.judges.reading import read, visible
 
 
 def settled(exchange: Exchange, *, judge: str) -> Verdict | None:
@@ -36,7 +36,7 @@ def settled(exchange: Exchange, *, judge: str) -> Verdict | None:
         return Verdict(
             exchange_id=exchange.id, judge=judge, outcome="degenerate", p_refused=0.0, rationale="empty reply"
         )
-    if reason := degeneration(Reading(exchange.response), exchange.prompt):
+    if reason := degeneration(read(exchange.response), exchange.prompt):
         return Verdict(
             exchange_id=exchange.id,
             judge=judge,
