@@ -14,6 +14,7 @@ _HOMES = {
     "TsetlinMachineClassifier": "demur.tsetlin.estimator",
     "LearnedJudge": "demur.classify.judge",
     "judge_columns": "demur.classify.columns",
+    "predict_categories": "demur.classify.categories",
 }
 __all__ = sorted(_HOMES)
 
