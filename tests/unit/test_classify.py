@@ -18,7 +18,7 @@ from demur.classify import kernel
 from demur.classify.adapt import adapt
 from demur.classify.columns import judge_columns
 from demur.classify.estimator import RefusalClassifier
-from demur.classify.features import N_BUCKETS, buckets, tokens
+from demur.classify.features import N_BUCKETS, N_PIECES, buckets, piece_buckets, piece_points, tokens
 from demur.classify.judge import LearnedJudge
 from demur.classify.model import load_model, packed, save_model
 from demur.classify.plainness import glance
@@ -53,6 +53,18 @@ def assert_kernel_agrees(texts):
 
 def test_the_kernel_reads_odd_texts_and_all_our_replies_as_python_does():
     assert_kernel_agrees(ODD + [r["response"] for name in ("hard", "languages") for r in replies(name)])
+
+
+def test_the_kernel_sums_runs_of_characters_as_python_does():
+    texts = ODD + [r["response"] for r in replies("languages")]
+    weights = np.random.default_rng(1).normal(size=(N_PIECES, 3)).astype(np.float32)
+    points = [piece_points(text) for text in texts]
+    offsets = np.concatenate([[0], np.cumsum([len(part) for part in points])]).astype(np.int64)
+    sums = kernel.piece_sums(np.concatenate(points), offsets, weights)
+    for text, row in zip(texts, sums, strict=True):
+        found = piece_buckets(text)
+        expected = weights[found].sum(axis=0, dtype=np.float64) / np.sqrt(max(1, len(found)))
+        assert np.allclose(row, expected, atol=1e-6), text[:80]
 
 
 @settings(max_examples=200, deadline=None)

@@ -99,15 +99,20 @@ def buckets(text_tokens: Sequence[str]) -> NDArray[np.int64]:
     return np.unique(np.concatenate(parts)).astype(np.int64)
 
 
+def piece_points(text: str) -> NDArray[np.uint32]:
+    """Code points of both ends of a text, folded, white space squeezed."""
+    squeezed = " ".join(folded(text).split())
+    if len(squeezed) > PIECE_HEAD + PIECE_TAIL:
+        squeezed = f"{squeezed[:PIECE_HEAD]}|{squeezed[-PIECE_TAIL:]}"
+    return np.frombuffer(f" {squeezed} ".encode("utf-32-le", "ignore"), dtype=np.uint32)
+
+
 def piece_buckets(text: str) -> NDArray[np.int64]:
     """Distinct hash buckets of runs of `PIECE` characters near both ends of a text; each in [0, N_PIECES).
 
     Endings and stems carry what a word list misses, above all outside English.
     """
-    squeezed = " ".join(folded(text).split())
-    if len(squeezed) > PIECE_HEAD + PIECE_TAIL:
-        squeezed = f"{squeezed[:PIECE_HEAD]}|{squeezed[-PIECE_TAIL:]}"
-    points = np.frombuffer(f" {squeezed} ".encode("utf-32-le", "ignore"), dtype=np.uint32)
+    points = piece_points(text)
     if len(points) < PIECE:
         return np.zeros(0, dtype=np.int64)
     found = mixed(PIECE_SEED, *(points[i : len(points) - PIECE + 1 + i] for i in range(PIECE)))

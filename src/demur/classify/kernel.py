@@ -17,7 +17,10 @@ from demur.classify.features import (
     MAX_WORDS,
     MULTIPLIER,
     N_BUCKETS,
+    N_PIECES,
     OPENING_WORDS,
+    PIECE,
+    PIECE_SEED,
     ZONES,
 )
 from demur.classify.plainness import (
@@ -39,6 +42,7 @@ from demur.judges.reading import is_cjk
 _LETTER, _ALONE = 1, 2
 _HALF = MAX_WORDS // 2
 _MASK = np.uint32(N_BUCKETS - 1)
+_PIECE_MASK = np.uint32(N_PIECES - 1) & _MASK
 _ZONES = np.array(ZONES, dtype=np.int64)
 
 
@@ -76,6 +80,46 @@ def first_stage(
     glances = np.zeros(len(out), dtype=np.uint8)
     _score_all(data, offsets, rows, weights, character_classes(), crc_table(), out, glances)
     return out, glances
+
+
+def piece_sums(
+    points: NDArray[np.uint32], offsets: NDArray[np.int64], weights: NDArray[np.float32]
+) -> NDArray[np.float64]:
+    """Sums of the weights of runs of characters over the square root of their number; (n, n_columns).
+
+    Args:
+        points: Code points of all texts (`features.piece_points`), end to end.
+        offsets: Start of each text and end of the last; (n + 1,).
+        weights: (N_PIECES, n_columns).
+    """
+    out = np.zeros((len(offsets) - 1, weights.shape[1]))
+    _sum_pieces(points, offsets, weights, out)
+    return out
+
+
+@njit(cache=True, nogil=True, inline="always")
+def _mix(found, part):  # type: ignore[no-untyped-def]
+    found = np.uint32((found ^ part) * MULTIPLIER)
+    return found ^ (found >> np.uint32(15))
+
+
+@njit(cache=True, nogil=True)
+def _sum_pieces(points, offsets, weights, out):  # type: ignore[no-untyped-def]
+    seen = np.full(N_PIECES, -1, dtype=np.int64)
+    for row in range(len(offsets) - 1):
+        n_found = 0
+        for i in range(offsets[row], offsets[row + 1] - PIECE + 1):
+            found = np.uint32(PIECE_SEED)
+            for k in range(PIECE):
+                found = _mix(found, points[i + k])
+            bucket = np.int64(found & _PIECE_MASK)
+            if seen[bucket] != row:
+                seen[bucket] = row
+                n_found += 1
+                for c in range(weights.shape[1]):
+                    out[row, c] += weights[bucket, c]
+        for c in range(weights.shape[1]):
+            out[row, c] /= np.sqrt(max(1, n_found))
 
 
 @njit(cache=True, nogil=True)
@@ -164,12 +208,6 @@ def _unrolled(words, n, line):  # type: ignore[no-untyped-def]
         at = k - _HALF if n <= 2 * _HALF else (n - _HALF + k - _HALF) % _HALF
         line[k] = words[_HALF + at]
     return kept
-
-
-@njit(cache=True, nogil=True, inline="always")
-def _mix(found, part):  # type: ignore[no-untyped-def]
-    found = np.uint32((found ^ part) * MULTIPLIER)
-    return found ^ (found >> np.uint32(15))
 
 
 @njit(cache=True, nogil=True)

@@ -1,6 +1,7 @@
 """The fitted refusal model: arrays, and the probabilities that follow from them. Needs numpy only, loads at once."""
 
 import json
+import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cache
@@ -12,7 +13,16 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from demur.classify.features import CUE_NAMES, N_BUCKETS, N_PIECES, buckets, cue_features, piece_buckets, tokens
+from demur.classify.features import (
+    CUE_NAMES,
+    N_BUCKETS,
+    N_PIECES,
+    buckets,
+    cue_features,
+    piece_buckets,
+    piece_points,
+    tokens,
+)
 from demur.classify.plainness import PROSE, QUIET, glance
 from demur.core.errors import BadInputError
 
@@ -116,6 +126,11 @@ class RefusalModel:
 
     def piece_scores(self, responses: Sequence[str]) -> Floats:
         """Scores of outcomes from runs of characters; (n, 3)."""
+        if "demur.classify.kernel" in sys.modules and len(responses):  # only where it has been needed already
+            points = [piece_points(response) for response in responses]
+            offsets = np.concatenate([[0], np.cumsum([len(part) for part in points])]).astype(np.int64)
+            kernel = sys.modules["demur.classify.kernel"]
+            return np.asarray(kernel.piece_sums(np.concatenate(points), offsets, self.pieces) + self.pieces_bias)
         out = np.zeros((len(responses), len(OUTCOMES)))
         for number, response in enumerate(responses):
             found = piece_buckets(response)
