@@ -10,6 +10,7 @@ from demur.cli.compare import compare_command
 from demur.cli.doctor import doctor_command
 from demur.cli.judges import judges_app
 from demur.cli.models import models_command
+from demur.cli.predict import predict_app
 from demur.cli.scan import scan_command
 from demur.cli.suites import suites_command
 from demur.core.errors import BackendError, UserError
@@ -20,6 +21,7 @@ app.command("compare")(compare_command)
 app.command("suites")(suites_command)
 app.command("scan")(scan_command)
 app.add_typer(judges_app, name="judges")
+app.add_typer(predict_app, name="predict")
 app.command("models")(models_command)
 app.command("doctor")(doctor_command)
 
