@@ -39,7 +39,7 @@ bench-scan: $(VENV)/bench.stamp
 	@$(BIN)/python benchmarks/bench_scan.py
 
 bench-tsetlin: $(VENV)/bench.stamp
-	@$(BIN)/python benchmarks/bench_tsetlin.py
+	@$(BIN)/python benchmarks/bench_tsetlin.py --install $(VENV)/rivals
 
 cards: $(VENV)/test.stamp
 	@$(BIN)/python benchmarks/suite_card.py

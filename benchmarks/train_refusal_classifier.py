@@ -76,7 +76,7 @@ def main():
         write_card(source[known], truth, p, result["band"])
         path = ROOT / "src" / "demur" / "classify" / "refusals.npz"
         save_model(model, path)
-        print(path.name, f"{path.stat().st_size / 1e6:.2f} MB, sure below {model.sure_below}")
+        print(path.name, f"{path.stat().st_size / 1e6:.2f} MB, sure {model.sure_below}, {model.calm_below}, {model.declines_above}")
     print(f"{time.perf_counter() - started:.0f} s")
 
 

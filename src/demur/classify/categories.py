@@ -1,4 +1,4 @@
-"""Which category of the taxonomy a prompt belongs to, by its words; 'ordinary' where none, 'unsure' where it cannot tell."""
+"""Which category of the taxonomy a prompt belongs to, by its words; 'ordinary' where none, 'unsure' where unclear."""
 
 from collections.abc import Sequence
 from functools import cache

@@ -19,6 +19,7 @@ from demur.classify.features import N_BUCKETS, N_PIECES, buckets, cue_features, 
 from demur.classify.model import (
     MANNERS,
     OUTCOMES,
+    WHOLE_REFUSAL,
     Floats,
     RefusalModel,
     centred,
@@ -26,7 +27,7 @@ from demur.classify.model import (
     refusal_log_odds,
     sigmoid,
 )
-from demur.classify.plainness import PROSE, QUIET, glance
+from demur.classify.plainness import CALM, DECLINES, PROSE, QUIET, glance
 
 N_FOLDS = 5
 N_INNER_FOLDS = 3  # of the first stage's scores that the second learns from
@@ -149,13 +150,21 @@ def fit_model(replies: LabelledReplies, *, c: float = 6.0, calibrate: bool = Tru
     mean = model.mean_log_odds(second, rows.cues)
     second_slope, second_offset = platt(mean, refused, rows.weight)
     p_second = sigmoid(second_slope * mean + second_offset)
-    plain = rows.glances == PROSE | QUIET
-    below = _sure_below(odds, p_second, refused, plain)
-    region = plain & (odds < below + 2)
-    slope, offset = platt(odds[region], refused[region], rows.weight[region]) if region.any() else (1.0, 0.0)
+    prose = (rows.glances & PROSE) > 0
+    quiet, calm, declines = (prose & ((rows.glances & bit) > 0) for bit in (QUIET, CALM, DECLINES))
+    declines &= first[:, 2] - first[:, 1] > WHOLE_REFUSAL
+    says = p_second >= 0.5
     model = replace(
-        model, second_slope=second_slope, second_offset=second_offset, sure_below=below, slope=slope, offset=offset
+        model,
+        second_slope=second_slope,
+        second_offset=second_offset,
+        sure_below=-_sure_beyond(-odds[quiet], says[quiet], refused[quiet]),
+        calm_below=-_sure_beyond(-odds[calm], says[calm], refused[calm]),
+        declines_above=_sure_beyond(odds[declines], ~says[declines], ~refused[declines]),
     )
+    decided = model.is_sure(first, rows.glances)
+    slope, offset = platt(odds[decided], refused[decided], rows.weight[decided])
+    model = replace(model, slope=slope, offset=offset)
     is_sure = model.is_sure(first, rows.glances)
     p_refused = np.where(is_sure, model.sure_probabilities(first)[:, 1:].sum(axis=1), p_second)
     return Fitted(model, known, p_refused, p_second, is_sure)
@@ -243,20 +252,15 @@ def first_scores(model: RefusalModel, words: sp.csr_matrix) -> Floats:
     return np.asarray(scores + model.bias[: len(OUTCOMES)], dtype=np.float64)
 
 
-def _sure_below(
-    odds: Floats,
-    p_second: Floats,
-    refused: NDArray[np.bool_],
-    plain: NDArray[np.bool_],
-    most_disagreeing: float = 0.004,
+def _sure_beyond(
+    odds: Floats, says_otherwise: NDArray[np.bool_], is_otherwise: NDArray[np.bool_], most_disagreeing: float = 0.004
 ) -> float:
-    """Log-odds under which, on plain replies, the first stage all but never disagrees with the second."""
-    for threshold in np.arange(-1.0, -8.0, -_SURE_QUANTUM):
-        beyond = plain & (odds < threshold)
-        errs, errs_second = (
-            refused[beyond].mean() if beyond.any() else 1.0,
-            (((p_second[beyond] >= 0.5) != refused[beyond]).mean() if beyond.any() else 0.0),
-        )
-        if beyond.sum() >= 50 and (p_second[beyond] >= 0.5).mean() <= most_disagreeing and errs <= errs_second + 0.002:
+    """Log-odds beyond which the first stage all but never disagrees with the second, nor errs more than it."""
+    for threshold in np.arange(1.0, 9.0, _SURE_QUANTUM):
+        beyond = odds > threshold
+        if beyond.sum() < 50:
+            break
+        errs, errs_second = is_otherwise[beyond].mean(), (says_otherwise != is_otherwise)[beyond].mean()
+        if says_otherwise[beyond].mean() <= most_disagreeing and errs <= errs_second + 0.002:
             return float(threshold)
-    return -np.inf
+    return np.inf

@@ -25,6 +25,10 @@ from demur.classify.features import (
 )
 from demur.classify.plainness import (
     AFTER_FIRST_PERSON,
+    CALM,
+    DECLINE_PAIRS,
+    DECLINES,
+    DECLINES_WITHIN,
     ENGLISH,
     FIRST_PERSON,
     IMPOSSIBLE,
@@ -219,7 +223,7 @@ def _score_all(data, offsets, rows, weights, classes, table, out, glances):  # t
     zone = np.zeros(2 * _HALF + 1, dtype=np.uint32)
     for row in range(len(offsets) - 1):
         n = _unrolled(words, _words(data, offsets[row], offsets[row + 1], classes, table, words), line)
-        glances[row] = (PROSE if _is_prose(line, n) else 0) | (QUIET if _is_quiet(line, n) else 0)
+        glances[row] = (PROSE if _is_prose(line, n) else 0) | _phrases(line, n)
         length = 0
         while (n + 1) >> (length + 1) and length < 8:
             length += 1
@@ -278,17 +282,22 @@ def _is_prose(line, n):  # type: ignore[no-untyped-def]
 
 
 @njit(cache=True, nogil=True)
-def _is_quiet(line, n):  # type: ignore[no-untyped-def]
+def _phrases(line, n):  # type: ignore[no-untyped-def]
+    words, phrases, declines = False, False, False
     for i in range(n):
-        if _holds(TRIGGERS, line[i]):
-            return False
+        words = words or _holds(TRIGGERS, line[i])
         if i + 1 < n:
             pair = (np.uint64(line[i]) << np.uint64(32)) | np.uint64(line[i + 1])
-            if _holds(TRIGGER_PAIRS, pair):
-                return False
-            if i + 2 < n and _holds(FIRST_PERSON, pair) and _holds(AFTER_FIRST_PERSON, line[i + 2]):
-                return False
-    return True
+            if not phrases:
+                phrases = _holds(TRIGGER_PAIRS, pair) or (
+                    i + 2 < n and _holds(FIRST_PERSON, pair) and _holds(AFTER_FIRST_PERSON, line[i + 2])
+                )
+            if i < DECLINES_WITHIN and not declines:
+                declines = _holds(DECLINE_PAIRS, pair)
+    seen = DECLINES if declines else 0
+    if not phrases:
+        seen |= CALM if words else CALM | QUIET
+    return seen
 
 
 @njit(cache=True, nogil=True)

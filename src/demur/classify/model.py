@@ -23,13 +23,14 @@ from demur.classify.features import (
     piece_points,
     tokens,
 )
-from demur.classify.plainness import PROSE, QUIET, glance
+from demur.classify.plainness import CALM, DECLINES, PROSE, QUIET, glance
 from demur.core.errors import BadInputError
 
 OUTCOMES = ("complied", "partial", "refused")
 MANNERS = ("plain", "explains", "clarifies", "corrects", "disclaims", "redirects", "guides")
 N_FIRST = len(OUTCOMES) + len(MANNERS)
-FORMAT = 3
+FORMAT = 4
+WHOLE_REFUSAL = 1.0  # log-odds of refused against partial from which a stock refusal is taken for a whole one
 OWN_PHRASE = 4.0  # log-odds that one of the user's own refusing phrases adds
 KERNEL_FROM = 400  # fewer replies than this are scored sooner than Numba is imported
 Floats = NDArray[np.float64]
@@ -58,7 +59,9 @@ class RefusalModel:
             A source that nobody trained on is read best by both: the rules cannot be led astray by its topics.
         second_slope: Calibrates that mean: log-odds = second_slope * mean + second_offset.
         second_offset: See `second_slope`.
-        sure_below: First-stage log-odds of a refusal under which a plain answer needs no second look.
+        sure_below: First-stage log-odds of a refusal under which prose without a refusing word needs no second look.
+        calm_below: The same for prose with such words but no such phrase.
+        declines_above: First-stage log-odds over which prose that opens with a stock refusal needs none.
         slope: Calibrates the first stage where it decides.
         offset: See `slope`.
         own_slope: Two-parameter recalibration on own labels, on the log-odds of p_refused; 1 unless fitted.
@@ -82,6 +85,8 @@ class RefusalModel:
     second_slope: float = 1.0
     second_offset: float = 0.0
     sure_below: float = -np.inf
+    calm_below: float = -np.inf
+    declines_above: float = np.inf
     slope: float = 1.0
     offset: float = 0.0
     own_slope: float = 1.0
@@ -105,9 +110,12 @@ class RefusalModel:
         return scores + self.bias, glances
 
     def is_sure(self, first: Floats, glances: NDArray[np.uint8]) -> NDArray[np.bool_]:
-        """Rows that the first stage decides: sure of an answer, plain prose, no word that refusals need; (n,)."""
-        sure = refusal_log_odds(first[:, : len(OUTCOMES)]) < self.sure_below
-        return np.asarray(sure & (glances == PROSE | QUIET))
+        """Prose that the first stage decides, as far as a glance at its words does not speak against it; (n,)."""
+        odds, prose = refusal_log_odds(first[:, : len(OUTCOMES)]), (glances & PROSE) > 0
+        quiet, calm, declines = ((glances & bit) > 0 for bit in (QUIET, CALM, DECLINES))
+        answers = (quiet & (odds < self.sure_below)) | (calm & (odds < self.calm_below))
+        refuses = declines & (odds > self.declines_above) & (first[:, 2] - first[:, 1] > WHOLE_REFUSAL)
+        return np.asarray(prose & (answers | refuses))
 
     def sure_probabilities(self, first: Floats) -> Floats:
         """Probabilities of outcomes where the first stage decides; (n, 3)."""
@@ -232,8 +240,8 @@ def compacted(weights: Floats, *, least: float = 0.02) -> tuple[NDArray[np.int32
 
 _ARRAYS = ("bias", "pieces_bias", "cues", "cues_bias", "centre", "scale")
 _NUMBERS = (
-    "rules_weight", "second_slope", "second_offset", "sure_below", "slope", "offset", "own_slope", "own_offset",
-    "own_phrases", "band", "version", "about",
+    "rules_weight", "second_slope", "second_offset", "sure_below", "calm_below", "declines_above", "slope", "offset",
+    "own_slope", "own_offset", "own_phrases", "band", "version", "about",
 )  # fmt: skip
 
 

@@ -28,7 +28,9 @@ def word_hash(word: str) -> int:
 
 
 ENGLISH: NDArray[np.uint32] = np.sort(np.array([word_hash(w) for w in FUNCTION_WORDS["en"]], dtype=np.uint32))
-PROSE, QUIET = 1, 2  # bits of `glance`
+# Bits of `glance`: English prose; no word that refusals need; no phrase of theirs; a stock refusal near the start.
+PROSE, QUIET, CALM, DECLINES = 1, 2, 4, 8
+DECLINES_WITHIN = 40  # words
 TRIGGERS: NDArray[np.uint32] = np.sort(
     np.array(
         [
@@ -68,6 +70,15 @@ TRIGGER_PAIRS: NDArray[np.uint64] = np.sort(
         dtype=np.uint64,
     )
 )
+DECLINE_PAIRS: NDArray[np.uint64] = np.sort(
+    np.array(
+        _pairs("can't cannot won't", "help assist fulfill fulfil comply accommodate provide answer")
+        + _pairs("i'm", "sorry unable")
+        + _pairs("not unable", "able to")
+        + _pairs("i", "apologize apologise decline"),
+        dtype=np.uint64,
+    )
+)
 # "I can", "I have" and their like say something only with the word that follows.
 FIRST_PERSON: NDArray[np.uint64] = np.sort(np.array(_pairs("i", "can do will am have would need"), dtype=np.uint64))
 AFTER_FIRST_PERSON: NDArray[np.uint32] = np.sort(
@@ -84,13 +95,18 @@ IMPOSSIBLE: NDArray[np.uint64] = np.sort(
 
 
 def glance(words: Sequence[str]) -> int:
-    """`PROSE` if the words are plainly English prose, plus `QUIET` if none of them is what refusals need.
+    """What the words tell at a glance, as bits.
 
     Args:
         words: As `features.tokens` gives them.
     """
     hashes = np.array([word_hash(w) for w in words], dtype=np.uint32)
-    return (PROSE if _is_prose(words, hashes) else 0) | (QUIET if _is_quiet(hashes) else 0)
+    wide = hashes.astype(np.uint64)
+    pairs = (wide[:-1] << np.uint64(32)) | wide[1:]
+    seen = PROSE if _is_prose(words, hashes) else 0
+    if not _has_phrase(hashes, pairs):
+        seen |= CALM if np.isin(hashes, TRIGGERS).any() else CALM | QUIET
+    return seen | (DECLINES if np.isin(pairs[:DECLINES_WITHIN], DECLINE_PAIRS).any() else 0)
 
 
 def _is_prose(words: Sequence[str], hashes: NDArray[np.uint32]) -> bool:
@@ -104,9 +120,7 @@ def _is_prose(words: Sequence[str], hashes: NDArray[np.uint32]) -> bool:
     return int(np.isin((head[:-1] << np.uint64(32)) | head[1:], IMPOSSIBLE).sum()) <= 1
 
 
-def _is_quiet(hashes: NDArray[np.uint32]) -> bool:
-    wide = hashes.astype(np.uint64)
-    pairs = (wide[:-1] << np.uint64(32)) | wide[1:]
-    if np.isin(hashes, TRIGGERS).any() or np.isin(pairs, TRIGGER_PAIRS).any():
-        return False
-    return not (np.isin(pairs[:-1], FIRST_PERSON) & np.isin(hashes[2:], AFTER_FIRST_PERSON)).any()
+def _has_phrase(hashes: NDArray[np.uint32], pairs: NDArray[np.uint64]) -> bool:
+    if np.isin(pairs, TRIGGER_PAIRS).any():
+        return True
+    return bool((np.isin(pairs[:-1], FIRST_PERSON) & np.isin(hashes[2:], AFTER_FIRST_PERSON)).any())
