@@ -4,7 +4,8 @@
 
 Replies of about 1,000 characters are made of sentences of our own suites (seeded; a fifth refuse), written to Parquet,
 and judged from Parquet to Parquet:
-  demur     demur.jobs.scan on every core: verdicts, counts, sample and report
+  linear    demur.jobs.scan with the judge `linear` (the first stage alone) on every core: verdicts, counts, sample, report
+  learned   the same with the default judge: what the first stage cannot decide at a glance is read with care
   sklearn   words and pairs of words, hashed, and logistic regression, in a loop over batches, one process for each core
   tfidf     the same with TfidfVectorizer
   minilm    sentence embeddings (all-MiniLM-L6-v2) and logistic regression on a subset, all cores; also fitted and tested
@@ -25,6 +26,7 @@ import sys
 import tempfile
 import threading
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import psutil
@@ -317,11 +319,15 @@ def demur_quality(train, test):
     from demur.classify.fitting import fit_model, labelled
     from demur.core.verdict import OUTCOMES
 
-    _, prompts, responses, outcome, manner, weight = (list(column) for column in zip(*train, strict=True))
+    _, prompts, responses, outcome, manner, weight, _ = (list(column) for column in zip(*train, strict=True))
     model = fit_model(labelled(prompts, responses, outcome, manner=manner, weight=weight)).model
-    found = judge_columns([r[1] for r in test], [r[2] for r in test], model=model)
-    names = [OUTCOMES[code] for code in found.outcome]
-    return agreement(test, [None if n == "unjudged" else n in ("refused", "partial") for n in names])
+    figures = {}
+    for name in ("linear", "learned"):
+        own = replace(model, first_only=name == "linear")
+        found = judge_columns([r[1] for r in test], [r[2] for r in test], model=own)
+        names = [OUTCOMES[code] for code in found.outcome]
+        figures[name] = agreement(test, [None if n == "unjudged" else n in ("refused", "partial") for n in names])
+    return figures
 
 
 def quality(kinds):
@@ -345,7 +351,7 @@ def arguments():
     parser.add_argument("--small", type=int, default=100_000, help="rows of the smaller log, to compare memory")
     parser.add_argument("--baseline-rows", type=int, default=100_000)
     parser.add_argument("--minilm-rows", type=int, default=512)
-    parser.add_argument("--judge", default="learned")
+    parser.add_argument("--learned-rows", type=int, default=100_000, help="rows for the whole cascade")
     parser.add_argument("--no-quality", action="store_true", help="speed and memory alone")
     parser.add_argument("--dry", action="store_true", help="write no result file")
     return parser.parse_args()
@@ -356,21 +362,23 @@ def main():
     kinds = ("sklearn", "tfidf")
     with tempfile.TemporaryDirectory() as scratch:
         folder = Path(scratch)
-        result = {"judge": args.judge, "cores": cores()}
+        result = {"cores": cores()}
         held_out, whole, test, f1 = quality(kinds)
         train = [row for row in whole if row[3] >= 0]
-        for size in dict.fromkeys((args.small, args.rows)):
+        for key, judge, size in (
+            ("linear_small", "linear", args.small),
+            ("linear", "linear", args.rows),
+            ("learned", "learned", args.learned_rows),
+        ):
             files, mean = generate(folder / f"in-{size}", size)
-            found = scanned(files, folder / f"out-{size}", args.judge, size)
-            key = "demur" if size == args.rows else "demur_small"
+            found = scanned(files, folder / f"out-{key}", judge, size)
             result[key] = {"rows": size, "mean_characters": mean, **found}
             print(
-                f"demur    {size:>9,} rows  {found['rows_per_second']:>8,.0f} rows/s  peak {found['peak_mb']:.0f} MB",
+                f"{judge:<8} {size:>9,} rows  {found['rows_per_second']:>8,.0f} rows/s  peak {found['peak_mb']:.0f} MB",
                 flush=True,
             )
-        if args.judge == "learned":
-            result["stages"] = stages(files[0])
-            print("decided by", {name: f"{share:.1%}" for name, share in result["stages"].items()}, flush=True)
+        result["stages"] = stages(files[0])
+        print("learned decides by", {name: f"{share:.1%}" for name, share in result["stages"].items()}, flush=True)
         files, _ = generate(folder / "in-baseline", args.baseline_rows, seed=1)
         files = split(files, folder / "in-split")
         for kind in kinds:
@@ -379,8 +387,8 @@ def main():
         texts = some_texts(files[0], args.minilm_rows)
         result["minilm"], f1["minilm"] = minilm(train, test, texts)
         show("minilm", result["minilm"])
-    if not args.no_quality and args.judge == "learned":
-        f1["demur"] = demur_quality(whole, test)
+    if not args.no_quality:
+        f1 |= demur_quality(whole, test)
     report(result, f1, held_out, args)
 
 
@@ -412,18 +420,20 @@ def show(name, found):
 
 
 def report(result, f1, held_out, args):
-    speed = result["demur"]["rows_per_second"]
     ratios = {
-        kind: speed / result[kind]["rows_per_second"] for kind in ("sklearn", "tfidf", "minilm") if result.get(kind)
+        f"{judge} / {kind}": result[judge]["rows_per_second"] / result[kind]["rows_per_second"]
+        for judge in ("linear", "learned")
+        for kind in ("sklearn", "tfidf", "minilm")
+        if result.get(kind)
     }
-    for kind, ratio in ratios.items():
-        print(f"demur is {ratio:,.1f} times as fast as {kind}")
+    for names, ratio in ratios.items():
+        print(f"{names}: {ratio:,.2f} times as fast")
     for name, found in f1.items():
         if found:
             print(
                 f"{name:<8} F1 {found['f1']:.3f} macro {found['macro_f1']:.3f} on {held_out} (unjudged {found['unjudged']})"
             )
-    growth = result["demur"]["peak_mb"] / result["demur_small"]["peak_mb"] if "demur_small" in result else None
+    growth = result["linear"]["peak_mb"] / result["linear_small"]["peak_mb"]
     if growth:
         print(f"peak memory at {args.rows:,} rows is {growth:.2f} times that at {args.small:,}")
     result |= {"ratios": ratios, "held_out": held_out, "quality": f1, "memory_growth": growth}

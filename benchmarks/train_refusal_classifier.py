@@ -27,7 +27,7 @@ VERSION = "1"
 MAX_ABSTAINING = 0.03
 
 
-def write_card(source, truth, p, band):
+def write_card(name, source, truth, p, band):
     """The judge card: people's labels only, out-of-fold predictions, abstentions counted as such."""
     judged = [None if abs(v - 0.5) < band else bool(v >= 0.5) for v in p]
     people = {s: np.flatnonzero(source == s) for s in ("xstest_v2", "chatgpt_refusals")}
@@ -35,7 +35,7 @@ def write_card(source, truth, p, band):
     every = [i for k in people.values() for i in k]
     overall = binary_agreement([bool(truth[i]) for i in every], [judged[i] for i in every])
     card = make_card(
-        f"learned@{VERSION}", "xstest_v2, chatgpt_refusals; cross-validated by prompt", overall, measured, n_left_out=0
+        f"{name}@{VERSION}", "xstest_v2, chatgpt_refusals; cross-validated by prompt", overall, measured, n_left_out=0
     )
     print(save_card(card, ROOT / "src" / "demur" / "judges" / "measured").name)
 
@@ -59,6 +59,7 @@ def main():
     result = {
         "cross_validated": {s: figures(truth[source[known] == s], p[source[known] == s]) for s in names},
         "all": figures(truth, p),
+        "first_stage_alone": figures(truth, fitted.p_first),
         "second_stage_alone": figures(truth, fitted.p_second),
         "first_stage_decides": float(fitted.is_sure.mean()),
         "reliability": reliability(truth, p),
@@ -73,10 +74,14 @@ def main():
     record("refusal_classifier", result, ("scikit-learn", "numpy"))
     if options.ship:
         model = replace(fitted.model, band=result["band"])
-        write_card(source[known], truth, p, result["band"])
+        write_card("learned", source[known], truth, p, result["band"])
+        write_card("linear", source[known], truth, fitted.p_first, result["band"])
         path = ROOT / "src" / "demur" / "classify" / "refusals.npz"
         save_model(model, path)
-        print(path.name, f"{path.stat().st_size / 1e6:.2f} MB, sure {model.sure_below}, {model.calm_below}, {model.declines_above}")
+        print(
+            path.name,
+            f"{path.stat().st_size / 1e6:.2f} MB, sure {model.sure_below}, {model.calm_below}, {model.declines_above}",
+        )
     print(f"{time.perf_counter() - started:.0f} s")
 
 

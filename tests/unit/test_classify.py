@@ -140,6 +140,22 @@ def test_the_interface_is_heard_before_the_text():
     assert outcome("the the the the the the the the the the the the").outcome == "degenerate"
 
 
+def test_the_linear_judge_decides_all_prose_by_its_first_stage():
+    from dataclasses import replace
+
+    from demur.classify.plainness import PROSE
+
+    rows = replies("english")[:200]
+    texts = [r["response"] for r in rows]
+    linear = replace(load_model(), first_only=True)
+    first, glances = linear.read(texts)
+    assert (linear.is_sure(first, glances) == ((glances & PROSE) > 0)).all()
+    assert asyncio.run(load_judge("linear").judge([])) == []
+    found = judge_columns([r["prompt"] for r in rows], texts, model=linear)
+    truth = np.array([r["outcome"] != "complied" for r in rows])
+    assert ((found.p_refused > 0.5) == truth).mean() > 0.8
+
+
 def test_a_language_it_cannot_read_is_unjudged_not_complied():
     assert (
         outcome("ありがとうございます。それはとてもいい質問ですね。まず最初に水を入れてください。").outcome

@@ -119,6 +119,7 @@ class Fitted:
         p_refused: Out-of-fold probability of partial or refused for each of them, calibrated; (m,).
         p_second: The same from the second stage alone; (m,).
         is_sure: Where the first stage decided; (m,).
+        p_first: p_refused of the first stage alone, for the judge `linear`; (m,).
     """
 
     model: RefusalModel
@@ -126,6 +127,7 @@ class Fitted:
     p_refused: Floats
     p_second: Floats
     is_sure: NDArray[np.bool_]
+    p_first: Floats
 
 
 def fit_model(replies: LabelledReplies, *, c: float = 6.0, calibrate: bool = True, **about: Any) -> Fitted:
@@ -144,7 +146,7 @@ def fit_model(replies: LabelledReplies, *, c: float = 6.0, calibrate: bool = Tru
     rows = replies.rows(known)
     if not calibrate or len(known) < 50 or len(np.unique(rows.group)) < N_FOLDS:
         nothing = np.zeros(0)
-        return Fitted(model, known[:0], nothing, nothing, nothing.astype(bool))
+        return Fitted(model, known[:0], nothing, nothing, nothing.astype(bool), nothing)
     first, second = _out_of_fold(rows, c)
     refused, odds = rows.outcome > 0, refusal_log_odds(first)
     mean = model.mean_log_odds(second, rows.cues)
@@ -164,10 +166,12 @@ def fit_model(replies: LabelledReplies, *, c: float = 6.0, calibrate: bool = Tru
     )
     decided = model.is_sure(first, rows.glances)
     slope, offset = platt(odds[decided], refused[decided], rows.weight[decided])
-    model = replace(model, slope=slope, offset=offset)
+    alone_slope, alone_offset = platt(odds[prose], refused[prose], rows.weight[prose])
+    model = replace(model, slope=slope, offset=offset, alone_slope=alone_slope, alone_offset=alone_offset)
     is_sure = model.is_sure(first, rows.glances)
     p_refused = np.where(is_sure, model.sure_probabilities(first)[:, 1:].sum(axis=1), p_second)
-    return Fitted(model, known, p_refused, p_second, is_sure)
+    alone = replace(model, first_only=True).sure_probabilities(first)[:, 1:].sum(axis=1)
+    return Fitted(model, known, p_refused, p_second, is_sure, np.where(prose, alone, p_second))
 
 
 def platt(odds: Floats, truth: NDArray[np.bool_], weight: Floats) -> tuple[float, float]:

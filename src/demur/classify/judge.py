@@ -1,7 +1,7 @@
 """The learned judge: `judge_columns` with reasons, spans and the interface of a judge."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from demur.classify.columns import SECOND, judge_columns
@@ -74,3 +74,8 @@ class LearnedJudge:
             truncated=exchange.is_truncated,
             rationale=reading.text[slice(*span)][:200] if span and refusing else "",
         )
+
+
+def linear_judge() -> LearnedJudge:
+    """The judge `linear`: the first stage alone wherever a reply is prose; much faster, and easier to mislead."""
+    return LearnedJudge(model=replace(load_model(), first_only=True), name="linear")

@@ -6,6 +6,7 @@ Tokenises, hashes and scores in one pass without making a Python object for each
 
 import sys
 from functools import cache
+from typing import Any
 
 import numpy as np
 from numba import njit
@@ -50,11 +51,31 @@ _PIECE_MASK = np.uint32(N_PIECES - 1) & _MASK
 _ZONES = np.array(ZONES, dtype=np.int64)
 
 
+def _sieve(tables: tuple[NDArray[Any], ...], size: int) -> NDArray[np.uint8]:
+    """For each key, bit k set where table k may hold a value of that key: spares nearly every search."""
+    found = np.zeros(size, dtype=np.uint8)
+    for bit, table in enumerate(tables):
+        keys = np.array([_key(int(value)) & (size - 1) for value in table])
+        found[keys] |= np.uint8(1 << bit)
+    return found
+
+
+def _key(value: int) -> int:
+    return value if value < 1 << 32 else ((value >> 32) * 3) ^ (value & 0xFFFFFFFF)
+
+
+_WORD_SIEVE = _sieve((ENGLISH, TRIGGERS, AFTER_FIRST_PERSON), 8192)
+_PAIR_SIEVE = _sieve((IMPOSSIBLE, TRIGGER_PAIRS, FIRST_PERSON, DECLINE_PAIRS), 8192)
+_SIEVE_MASK = np.uint32(8191)
+
+
 @cache
 def character_classes() -> NDArray[np.uint8]:
     """For each code point: 1 part of a word, 2 a word of its own as well, 0 neither."""
-    points = [chr(i) for i in range(sys.maxunicode + 1)]
-    return np.array([(_LETTER if c.isalnum() else 0) | (_ALONE if is_cjk(c) else 0) for c in points], dtype=np.uint8)
+    kinds = (
+        (_LETTER if c.isalnum() else 0) | (_ALONE if is_cjk(c) else 0) for c in map(chr, range(sys.maxunicode + 1))
+    )
+    return np.fromiter(kinds, dtype=np.uint8, count=sys.maxunicode + 1)
 
 
 @cache
@@ -217,7 +238,7 @@ def _unrolled(words, n, line):  # type: ignore[no-untyped-def]
 @njit(cache=True, nogil=True)
 def _score_all(data, offsets, rows, weights, classes, table, out, glances):  # type: ignore[no-untyped-def]
     n_columns = weights.shape[1]
-    seen = np.full(N_BUCKETS, -1, dtype=np.int64)
+    seen = np.full(N_BUCKETS, -1, dtype=np.int32)
     words = np.zeros(2 * _HALF, dtype=np.uint32)
     line = np.zeros(2 * _HALF, dtype=np.uint32)
     zone = np.zeros(2 * _HALF + 1, dtype=np.uint32)
@@ -257,6 +278,11 @@ def _holds(table, value):  # type: ignore[no-untyped-def]
     return at < len(table) and table[at] == value
 
 
+@njit(cache=True, nogil=True, inline="always")
+def _pair_key(line, i):  # type: ignore[no-untyped-def]
+    return np.uint32(np.uint32(line[i] * np.uint32(3)) ^ line[i + 1]) & _SIEVE_MASK
+
+
 @njit(cache=True, nogil=True)
 def _is_prose(line, n):  # type: ignore[no-untyped-def]
     if n < MIN_WORDS:
@@ -272,12 +298,14 @@ def _is_prose(line, n):  # type: ignore[no-untyped-def]
         return False
     english = 0
     for i in range(n):
-        english += _holds(ENGLISH, line[i])
+        if _WORD_SIEVE[line[i] & _SIEVE_MASK] & 1:
+            english += _holds(ENGLISH, line[i])
     if english < MIN_ENGLISH * n:
         return False
     impossible = 0
     for i in range(opening - 1):
-        impossible += _holds(IMPOSSIBLE, (np.uint64(line[i]) << np.uint64(32)) | np.uint64(line[i + 1]))
+        if _PAIR_SIEVE[_pair_key(line, i)] & 1:
+            impossible += _holds(IMPOSSIBLE, (np.uint64(line[i]) << np.uint64(32)) | np.uint64(line[i + 1]))
     return impossible <= 1
 
 
@@ -285,15 +313,20 @@ def _is_prose(line, n):  # type: ignore[no-untyped-def]
 def _phrases(line, n):  # type: ignore[no-untyped-def]
     words, phrases, declines = False, False, False
     for i in range(n):
-        words = words or _holds(TRIGGERS, line[i])
-        if i + 1 < n:
-            pair = (np.uint64(line[i]) << np.uint64(32)) | np.uint64(line[i + 1])
-            if not phrases:
-                phrases = _holds(TRIGGER_PAIRS, pair) or (
-                    i + 2 < n and _holds(FIRST_PERSON, pair) and _holds(AFTER_FIRST_PERSON, line[i + 2])
-                )
-            if i < DECLINES_WITHIN and not declines:
-                declines = _holds(DECLINE_PAIRS, pair)
+        if _WORD_SIEVE[line[i] & _SIEVE_MASK] & 2:
+            words = words or _holds(TRIGGERS, line[i])
+        if i + 1 == n:
+            break
+        may = _PAIR_SIEVE[_pair_key(line, i)]
+        if not may:
+            continue
+        pair = (np.uint64(line[i]) << np.uint64(32)) | np.uint64(line[i + 1])
+        if may & 2 and not phrases:
+            phrases = _holds(TRIGGER_PAIRS, pair)
+        if may & 4 and not phrases and i + 2 < n and _holds(FIRST_PERSON, pair):
+            phrases = _holds(AFTER_FIRST_PERSON, line[i + 2])
+        if may & 8 and i < DECLINES_WITHIN and not declines:
+            declines = _holds(DECLINE_PAIRS, pair)
     seen = DECLINES if declines else 0
     if not phrases:
         seen |= CALM if words else CALM | QUIET

@@ -64,12 +64,16 @@ def _learned() -> Judge:
     return _imported("demur.classify.judge", "LearnedJudge")
 
 
+def _linear() -> Judge:
+    return _imported("demur.classify.judge", "linear_judge")
+
+
 def _fitted(folder: Path) -> Judge:
     judge: Judge = import_module("demur.classify.judge").LearnedJudge.from_folder(folder)
     return judge
 
 
-BUILTIN: dict[str, Callable[[], Judge]] = {"learned": _learned, "phrases": PhraseJudge}
+BUILTIN: dict[str, Callable[[], Judge]] = {"learned": _learned, "linear": _linear, "phrases": PhraseJudge}
 
 
 def _imported(module: str, attribute: str) -> Judge:

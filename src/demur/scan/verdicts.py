@@ -17,11 +17,12 @@ from demur.core.verdict import MANNERS, OUTCOMES, Verdict
 if TYPE_CHECKING:
     import pyarrow
 
+    from demur.classify.model import RefusalModel
     from demur.data.logs import LogBatch
     from demur.scan.settings import ScanSettings
 
 COLUMNS = ("outcome", "manner", "p_refused", "judge")
-LEARNED = "learned"
+LEARNED = ("learned", "linear")  # judges of columns; others are asked reply by reply
 SETTLED = 0  # stage of rows that needed no judge
 REFUSED = np.array([outcome in ("refused", "partial") for outcome in OUTCOMES])
 UNJUDGED, COMPLIED = OUTCOMES.index("unjudged"), OUTCOMES.index("complied")
@@ -63,8 +64,8 @@ def scan_batch(batch: LogBatch, settings: ScanSettings) -> pyarrow.RecordBatch:
 
 def judge_batch(batch: LogBatch, settings: ScanSettings) -> Judged:
     """Verdicts of the scan's first judge."""
-    if settings.judge == LEARNED:
-        return _learned(batch, settings.judge_label)
+    if settings.judge in LEARNED:
+        return _learned(batch, settings)
     verdicts = asyncio.run(_judged(loaded_judge(settings.judge), batch))
     return from_verdicts(verdicts, settings.judge_label)
 
@@ -144,7 +145,7 @@ async def _judged(judge: Judge, batch: LogBatch) -> list[Verdict]:
     return await judge_safely(judge, batch.exchanges())
 
 
-def _learned(batch: LogBatch, label: str) -> Judged:
+def _learned(batch: LogBatch, settings: ScanSettings) -> Judged:
     import pyarrow.compute as pc
 
     from demur.classify.columns import judge_columns
@@ -155,6 +156,7 @@ def _learned(batch: LogBatch, label: str) -> Judged:
         rows["response"].to_pylist(),
         signals=pc.not_equal(rows["signal"], "").to_numpy(zero_copy_only=False),
         stop_reasons=rows["stop_reason"].to_pylist(),
+        model=_model(settings.judge),
     )
     has_text = pc.greater(pc.utf8_length(pc.utf8_trim_whitespace(rows["response"])), 0)
     # A reply in a language the model cannot read has been read by nobody: the second judge may.
@@ -165,8 +167,15 @@ def _learned(batch: LogBatch, label: str) -> Judged:
         p_refused=found.p_refused,
         is_uncertain=found.is_uncertain | unread,
         stage=np.where(unread, np.int8(1), found.stage),
-        label=label,
+        label=settings.judge_label,
     )
+
+
+@cache
+def _model(judge: str) -> RefusalModel:
+    from demur.classify.model import load_model
+
+    return replace(load_model(), first_only=judge == "linear")
 
 
 def _words(codes: NDArray[np.int8], names: Sequence[str]) -> Any:
