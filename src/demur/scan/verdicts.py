@@ -132,7 +132,7 @@ def loaded_judge(name: str) -> Judge:
 
         return build(model)
 
-    if name == LEARNED:
+    if name in LEARNED:
         from demur.classify.judge import LearnedJudge
 
         return LearnedJudge()
