@@ -132,10 +132,6 @@ def loaded_judge(name: str) -> Judge:
 
         return build(model)
 
-    if name in LEARNED:
-        from demur.classify.judge import LearnedJudge
-
-        return LearnedJudge()
     return load_judge(name, chat_model=chat_model)
 
 
