@@ -23,7 +23,7 @@ from demur.core.errors import BackendError
 from demur.core.identity import Identity
 from demur.core.judge import SettlingJudge
 from demur.evals.convert import to_messages, to_reply
-from demur.judges.phrases import PhraseJudge
+from demur.judges import DEFAULT, load_judge
 from demur.models import build_model, parse_model, revision_of
 
 CONNECTIONS = 128  # enough that a local model always has a full batch waiting
@@ -48,7 +48,8 @@ class DemurAPI(ModelAPI):
         **model_args: Any,
     ) -> None:
         super().__init__(model_name, base_url, api_key, [], config)
-        self.settling: SettlingJudge | None = PhraseJudge() if model_args.pop("stop", "full") == "settled" else None
+        judge = load_judge(DEFAULT) if model_args.pop("stop", "full") == "settled" else None
+        self.settling = judge if isinstance(judge, SettlingJudge) else None
         self.chat_model = PREPARED.pop(model_name) if model_name in PREPARED else _build(model_name, **model_args)
 
     async def generate(
