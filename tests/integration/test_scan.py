@@ -196,6 +196,8 @@ def start(log, out, *, code=SCAN):
         env=environment,
         start_new_session=True,
         stderr=subprocess.PIPE,
+        # A job in the background of a shell is told to ignore Ctrl-C, and its children with it.
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
     )
 
 
