@@ -34,8 +34,7 @@ def p_refused(model, replies):
     first[:, : len(OUTCOMES)] = first_scores(model, replies.words)
     pieces = replies.pieces @ model.pieces + model.pieces_bias
     scores = model.second_scores(first[:, : len(OUTCOMES)], pieces, replies.cues)
-    odds = model.second_slope * model.mean_log_odds(scores, replies.cues) + model.second_offset
-    second = 1 / (1 + np.exp(-odds))
+    second = model.second_p_refused(scores, replies.cues)
     return np.where(model.is_sure(first, replies.glances), model.sure_probabilities(first)[:, 1:].sum(axis=1), second)
 
 

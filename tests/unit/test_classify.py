@@ -20,8 +20,9 @@ from demur.classify.columns import judge_columns
 from demur.classify.estimator import RefusalClassifier
 from demur.classify.features import N_BUCKETS, N_PIECES, buckets, piece_buckets, piece_points, tokens
 from demur.classify.judge import LearnedJudge
-from demur.classify.model import load_model, packed, save_model
+from demur.classify.model import load_model, save_model
 from demur.classify.plainness import glance
+from demur.classify.sums import packed
 from demur.core.errors import BadInputError
 from demur.core.exchange import ApiSignal, Exchange, Message
 from demur.core.verdict import OUTCOMES

@@ -8,8 +8,9 @@ from io import BytesIO
 import numpy as np
 from numpy.typing import NDArray
 
-from demur.classify.features import N_BUCKETS, buckets, tokens
-from demur.classify.model import KERNEL_FROM, Floats, packed, softmax
+from demur.classify.features import N_BUCKETS
+from demur.classify.model import Floats, softmax
+from demur.classify.sums import word_sums
 
 UNSURE = "unsure"
 SURE = 0.5  # probability of the best category under which nothing is said
@@ -24,25 +25,9 @@ def predict_categories(prompts: Sequence[str]) -> list[str]:
     names, rows, weights, bias = _shipped()
     if not len(prompts):
         return []
-    p = softmax(_scores(prompts, rows, weights) + bias)
+    p = softmax(word_sums(prompts, rows, weights)[0] + bias)
     best = p.argmax(axis=1)
     return [names[b] if share >= SURE else UNSURE for b, share in zip(best, p[np.arange(len(p)), best], strict=True)]
-
-
-def _scores(prompts: Sequence[str], rows: NDArray[np.int32], weights: NDArray[np.float32]) -> Floats:
-    if len(prompts) >= KERNEL_FROM:
-        try:
-            from demur.classify import kernel
-        except ImportError:
-            pass
-        else:
-            return kernel.first_stage(*packed(prompts), rows, weights)[0]
-    out = np.zeros((len(prompts), weights.shape[1]))
-    for number, prompt in enumerate(prompts):
-        found = buckets(tokens(prompt))
-        kept = rows[found]
-        out[number] = weights[kept[kept >= 0]].sum(axis=0, dtype=np.float64) / np.sqrt(max(1, len(found)))
-    return out
 
 
 def save_categories(names: Sequence[str], weights: Floats, bias: Floats, least: float = 0.05) -> bytes:

@@ -83,8 +83,6 @@ def judge_columns(
     sure = model.is_sure(first, glances) & ~blocked & (stops != "max_tokens")
     prose = ((glances & PROSE) > 0) & ~_may_echo(prompts, responses)
     sure &= prose
-    if model.own_phrases:
-        sure &= ~np.fromiter(map(model.says_own_phrase, responses), bool, n)
     rows = np.flatnonzero(sure)
     _fill(out, rows, model, model.sure_probabilities(first[rows]), first[rows], FIRST)
     careful = np.flatnonzero(~sure & ~blocked)

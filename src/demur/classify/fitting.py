@@ -25,7 +25,6 @@ from demur.classify.model import (
     centred,
     compacted,
     refusal_log_odds,
-    sigmoid,
 )
 from demur.classify.plainness import CALM, DECLINES, PROSE, QUIET, glance
 
@@ -149,17 +148,15 @@ def fit_model(replies: LabelledReplies, *, c: float = 6.0, calibrate: bool = Tru
         return Fitted(model, known[:0], nothing, nothing, nothing.astype(bool), nothing)
     first, second = _out_of_fold(rows, c)
     refused, odds = rows.outcome > 0, refusal_log_odds(first)
-    mean = model.mean_log_odds(second, rows.cues)
-    second_slope, second_offset = platt(mean, refused, rows.weight)
-    p_second = sigmoid(second_slope * mean + second_offset)
+    second_slope, second_offset = platt(model.mean_log_odds(second, rows.cues), refused, rows.weight)
+    model = replace(model, second_slope=second_slope, second_offset=second_offset)
+    p_second = model.second_p_refused(second, rows.cues)
     prose = (rows.glances & PROSE) > 0
     quiet, calm, declines = (prose & ((rows.glances & bit) > 0) for bit in (QUIET, CALM, DECLINES))
     declines &= first[:, 2] - first[:, 1] > WHOLE_REFUSAL
     says = p_second >= 0.5
     model = replace(
         model,
-        second_slope=second_slope,
-        second_offset=second_offset,
         sure_below=-_sure_beyond(-odds[quiet], says[quiet], refused[quiet]),
         calm_below=-_sure_beyond(-odds[calm], says[calm], refused[calm]),
         declines_above=_sure_beyond(odds[declines], ~says[declines], ~refused[declines]),

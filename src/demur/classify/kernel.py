@@ -147,6 +147,24 @@ def _sum_pieces(points, offsets, weights, out):  # type: ignore[no-untyped-def]
             out[row, c] /= np.sqrt(max(1, n_found))
 
 
+@njit(cache=True, nogil=True, inline="always")
+def _point_at(data, i, end):  # type: ignore[no-untyped-def]
+    """Code point at a position of UTF-8 text and its number of bytes; 0 at the end and where the text is cut."""
+    point, size = np.int64(0), 1
+    if i < end:
+        byte = np.int64(data[i])
+        if byte < 0x80:
+            point = byte
+        elif byte < 0xE0 and i + 1 < end:
+            point, size = ((byte & 31) << 6) | (data[i + 1] & 63), 2
+        elif byte < 0xF0 and i + 2 < end:
+            point, size = ((byte & 15) << 12) | ((data[i + 1] & 63) << 6) | (data[i + 2] & 63), 3
+        elif i + 3 < end:
+            point = ((byte & 7) << 18) | ((data[i + 1] & 63) << 12) | ((data[i + 2] & 63) << 6) | (data[i + 3] & 63)
+            size = 4
+    return point, size
+
+
 @njit(cache=True, nogil=True)
 def _words(data, start, end, classes, table, words):  # type: ignore[no-untyped-def]
     """Hash the words of one text into `words` (first and last halves kept); returns how many there are in all."""
@@ -156,23 +174,13 @@ def _words(data, start, end, classes, table, words):  # type: ignore[no-untyped-
     inside = False
     alone_from = -1
     while i <= end:
-        size = 1
-        point = np.int64(0)
-        if i < end:
-            byte = np.int64(data[i])
-            if byte < 0x80:
-                point = byte + 32 if 65 <= byte <= 90 else byte
-            elif byte < 0xE0 and i + 1 < end:
-                point, size = ((byte & 31) << 6) | (data[i + 1] & 63), 2
-            elif byte < 0xF0 and i + 2 < end:
-                point, size = ((byte & 15) << 12) | ((data[i + 1] & 63) << 6) | (data[i + 2] & 63), 3
-            elif i + 3 < end:
-                point = ((byte & 7) << 18) | ((data[i + 1] & 63) << 12) | ((data[i + 2] & 63) << 6) | (data[i + 3] & 63)
-                size = 4
+        point, size = _point_at(data, i, end)
+        if 65 <= point <= 90:
+            point += 32
         kind = classes[point] if i < end else np.uint8(0)
         joins = False
         if inside and point == 0x27 and i + 1 < end:
-            joins = _is_letter_at(data, i + 1, end, classes)
+            joins = classes[_point_at(data, i + 1, end)[0]] & 1 != 0
         if (kind & 1) or joins:
             if not inside:
                 crc, inside = np.uint32(0xFFFFFFFF), True
@@ -196,21 +204,6 @@ def _words(data, start, end, classes, table, words):  # type: ignore[no-untyped-
                 n = _keep(words, n, b ^ np.uint32(0xFFFFFFFF))
         i += size
     return n
-
-
-@njit(cache=True, nogil=True, inline="always")
-def _is_letter_at(data, i, end, classes):  # type: ignore[no-untyped-def]
-    byte = np.int64(data[i])
-    if byte < 0x80:
-        return classes[byte] & 1 != 0
-    if byte < 0xE0 and i + 1 < end:
-        return classes[((byte & 31) << 6) | (data[i + 1] & 63)] & 1 != 0
-    if byte < 0xF0 and i + 2 < end:
-        return classes[((byte & 15) << 12) | ((data[i + 1] & 63) << 6) | (data[i + 2] & 63)] & 1 != 0
-    if i + 3 < end:
-        point = ((byte & 7) << 18) | ((data[i + 1] & 63) << 12) | ((data[i + 2] & 63) << 6) | (data[i + 3] & 63)
-        return classes[point] & 1 != 0
-    return False
 
 
 @njit(cache=True, nogil=True, inline="always")

@@ -1,7 +1,6 @@
 """The fitted refusal model: arrays, and the probabilities that follow from them. Needs numpy only, loads at once."""
 
 import json
-import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cache
@@ -13,17 +12,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from demur.classify.features import (
-    CUE_NAMES,
-    N_BUCKETS,
-    N_PIECES,
-    buckets,
-    cue_features,
-    piece_buckets,
-    piece_points,
-    tokens,
-)
-from demur.classify.plainness import CALM, DECLINES, PROSE, QUIET, glance
+from demur.classify.features import CUE_NAMES, N_BUCKETS, N_PIECES, cue_features
+from demur.classify.plainness import CALM, DECLINES, PROSE, QUIET
+from demur.classify.sums import piece_sums, word_sums
 from demur.core.errors import BadInputError
 
 OUTCOMES = ("complied", "partial", "refused")
@@ -32,7 +23,6 @@ N_FIRST = len(OUTCOMES) + len(MANNERS)
 FORMAT = 5
 WHOLE_REFUSAL = 1.0  # log-odds of refused against partial from which a stock refusal is taken for a whole one
 OWN_PHRASE = 4.0  # log-odds that one of the user's own refusing phrases adds
-KERNEL_FROM = 400  # fewer replies than this are scored sooner than Numba is imported
 Floats = NDArray[np.float64]
 
 
@@ -104,16 +94,10 @@ class RefusalModel:
 
     def read(self, responses: Sequence[str]) -> tuple[Floats, NDArray[np.uint8]]:
         """Scores of outcomes and manners from n-grams alone, (n, 10), and `glance`, (n,)."""
-        if len(responses) >= KERNEL_FROM and (found := _by_kernel(self, responses)) is not None:
-            return found[0] + self.bias, found[1]
-        scores, glances = np.zeros((len(responses), len(self.bias))), np.zeros(len(responses), dtype=np.uint8)
-        for number, response in enumerate(responses):
-            words = tokens(response)
-            found_here = buckets(words)
-            kept = self.rows[found_here]
-            total = self.weights[kept[kept >= 0]].sum(axis=0, dtype=np.float64)
-            scores[number], glances[number] = total / np.sqrt(max(1, len(found_here))), glance(words)
-        return scores + self.bias, glances
+        sums, glances = word_sums(responses, self.rows, self.weights)
+        if self.own_phrases:  # such a reply is never decided at a glance
+            glances[np.fromiter(map(self.says_own_phrase, responses), bool, len(responses))] = 0
+        return sums + self.bias, glances
 
     def is_sure(self, first: Floats, glances: NDArray[np.uint8]) -> NDArray[np.bool_]:
         """Prose that the first stage decides, as far as a glance at its words does not speak against it; (n,)."""
@@ -137,27 +121,22 @@ class RefusalModel:
             return np.zeros((0, len(OUTCOMES)))
         cues = np.array([cue_features(p, r) for p, r in zip(prompts, responses, strict=True)])
         scores = self.second_scores(first[:, : len(OUTCOMES)], self.piece_scores(responses), cues)
-        p_refused = sigmoid(self.second_slope * self.mean_log_odds(scores, cues) + self.second_offset)
+        p_refused = self.second_p_refused(scores, cues)
         own = self.own_log_odds(first) + OWN_PHRASE * np.array([self.says_own_phrase(r) for r in responses])
         return self._recalibrated(_split(p_refused, sigmoid(scores[:, 1] - scores[:, 2])), own)
 
     def piece_scores(self, responses: Sequence[str]) -> Floats:
         """Scores of outcomes from runs of characters; (n, 3)."""
-        if "demur.classify.kernel" in sys.modules and len(responses):  # only where it has been needed already
-            points = [piece_points(response) for response in responses]
-            offsets = np.concatenate([[0], np.cumsum([len(part) for part in points])]).astype(np.int64)
-            kernel = sys.modules["demur.classify.kernel"]
-            return np.asarray(kernel.piece_sums(np.concatenate(points), offsets, self.pieces) + self.pieces_bias)
-        out = np.zeros((len(responses), len(OUTCOMES)))
-        for number, response in enumerate(responses):
-            found = piece_buckets(response)
-            out[number] = self.pieces[found].sum(axis=0, dtype=np.float64) / np.sqrt(max(1, len(found)))
-        return out + self.pieces_bias
+        return piece_sums(responses, self.pieces) + self.pieces_bias
 
     def second_scores(self, words: Floats, pieces: Floats, cues: Floats) -> Floats:
         """Scores of the second stage before the rules are heard; (n, 3)."""
         inputs = np.hstack([centred(words), centred(pieces), cues])
         return np.asarray((inputs - self.centre) / self.scale @ self.cues + self.cues_bias)
+
+    def second_p_refused(self, scores: Floats, cues: Floats) -> Floats:
+        """Calibrated probability of a refusal from the second stage's scores and the rules; (n,)."""
+        return sigmoid(self.second_slope * self.mean_log_odds(scores, cues) + self.second_offset)
 
     def mean_log_odds(self, scores: Floats, cues: Floats) -> Floats:
         """Mean of the learned log-odds of a refusal and those of the phrase rules; (n,)."""
@@ -217,26 +196,6 @@ def sigmoid(x: Floats) -> Floats:
 def refusal_log_odds(scores: Floats) -> Floats:
     """Log-odds of 'partial or refused' from scores of outcomes; (n,)."""
     return np.asarray(np.logaddexp(scores[:, 1], scores[:, 2]) - scores[:, 0])
-
-
-def packed(responses: Sequence[str]) -> tuple[NDArray[np.uint8], NDArray[np.int64]]:
-    """Texts end to end as the kernel reads them, and where each begins."""
-    from demur.classify.features import MAX_CHARS, folded
-
-    encoded = [
-        text.encode() if text.isascii() and len(text) <= 2 * MAX_CHARS else folded(text).encode("utf-8", "ignore")
-        for text in responses
-    ]
-    offsets = np.concatenate([[0], np.cumsum([len(part) for part in encoded])]).astype(np.int64)
-    return np.frombuffer(b"".join(encoded), dtype=np.uint8), offsets
-
-
-def _by_kernel(model: RefusalModel, responses: Sequence[str]) -> tuple[Floats, NDArray[np.uint8]] | None:
-    try:
-        from demur.classify import kernel
-    except ImportError:
-        return None
-    return kernel.first_stage(*packed(responses), model.rows, model.weights)
 
 
 def compacted(weights: Floats, *, least: float = 0.02) -> tuple[NDArray[np.int32], NDArray[np.float32]]:

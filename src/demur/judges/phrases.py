@@ -52,7 +52,7 @@ class PhraseJudge:
 
     def is_settled(self, prompt: str, prefix: str, /) -> bool:
         """Whether the verdict on `prefix` stands: enough plain answer, or a complete short refusal, has been seen."""
-        reading = Reading(prefix)
+        reading = read(prefix)
         if len(reading.words) < SETTLED_WORDS:
             return False
         found = find_cues(reading)
@@ -103,12 +103,12 @@ class PhraseJudge:
         )
 
 
-@lru_cache(maxsize=2048)
 def cues_of(reading: Reading, language: str | None) -> Cues:
     """Cues of a reply in its language, as `foreign.language_of` names it."""
     return find_cues(reading) if language in ("en", None) else _foreign_cues(reading, language)
 
 
+@lru_cache(maxsize=2048)
 def find_cues(reading: Reading) -> Cues:
     """Classify every sentence of an English reply."""
     hits: dict[str, list[int]] = {
