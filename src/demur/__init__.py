@@ -3,8 +3,7 @@
 Public names are resolved lazily, so importing the package costs nothing.
 """
 
-from importlib import import_module
-from typing import Any
+from demur.core.lazy import lazy_names
 
 __version__ = "0.1.0"
 
@@ -21,8 +20,4 @@ _PUBLIC = {
 }
 __all__ = ["__version__", *_PUBLIC]
 
-
-def __getattr__(name: str) -> Any:
-    if name not in _PUBLIC:
-        raise AttributeError(f"module 'demur' has no attribute {name!r}")
-    return getattr(import_module(_PUBLIC[name]), name)
+__getattr__ = lazy_names(__name__, _PUBLIC)

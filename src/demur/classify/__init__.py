@@ -3,10 +3,7 @@
 Importing this package is cheap; scikit-learn and Numba (the `classify` extra) load when a name is used.
 """
 
-from importlib import import_module
-from typing import Any
-
-from demur.core.errors import MissingExtraError
+from demur.core.lazy import lazy_names
 
 _HOMES = {
     "RefusalClassifier": "demur.classify.estimator",
@@ -19,12 +16,6 @@ _HOMES = {
 __all__ = sorted(_HOMES)
 
 
-def __getattr__(name: str) -> Any:
-    if name not in _HOMES:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    try:
-        return getattr(import_module(_HOMES[name]), name)
-    except ModuleNotFoundError as missing:
-        if missing.name in {"sklearn", "scipy", "numba", "llvmlite"}:
-            raise MissingExtraError(name, extra="classify") from missing
-        raise
+__getattr__ = lazy_names(
+    __name__, _HOMES, extra="classify", modules=frozenset({"sklearn", "scipy", "numba", "llvmlite"})
+)

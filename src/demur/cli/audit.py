@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from demur.core.judge import DEFAULT_JUDGE
+
 if TYPE_CHECKING:
     from demur.core.profile import Cell, Profile
     from demur.jobs.audit import AuditConfig
@@ -63,7 +65,7 @@ def audit_command(
         suite=suite,
         out=out or default_folder(model, suite),
         suite_path=suite_path,
-        judges=tuple(judge or ["learned"]),
+        judges=tuple(judge or [DEFAULT_JUDGE]),
         limit=limit,
         skip_bad=skip_bad,
         taxonomy=taxonomy,

@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from demur.core.judge import DEFAULT_JUDGE
+
 if TYPE_CHECKING:
     from demur.judges.cards import JudgeCard
 
@@ -75,17 +77,11 @@ def check_command(
     Example: demur judges check labels.jsonl --judge phrases --judge rubric:openai/gpt-4.1
     """
     from demur.core.errors import BadInputError
+    from demur.evals.asking import chat_model
     from demur.jobs.check_judges import check_judges
     from demur.judges import load_judges
-    from demur.models import parse_model
 
-    def chat_model(name: str) -> object:
-        parse_model(name)
-        from demur.evals.scorer import chat_model as build
-
-        return build(name)
-
-    judges = load_judges(judge or ["learned"], chat_model=chat_model)  # type: ignore[arg-type]  # built only when a rubric judge asks
+    judges = load_judges(judge or [DEFAULT_JUDGE], chat_model=chat_model)
     for path in file:
         if not path.is_file():
             raise BadInputError(f"{path}: expected a file of labelled replies, found none")

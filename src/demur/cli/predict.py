@@ -6,6 +6,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from demur.core.judge import DEFAULT_JUDGE
+
 if TYPE_CHECKING:
     from demur.classify.explain import Explanation
     from demur.classify.trigger import Trigger
@@ -123,7 +125,7 @@ def trigger_command(
     prompt: Annotated[str, typer.Argument(help="The prompt.")],
     model: Annotated[str | None, typer.Option("--model", "-m", help="The model to ask.")] = None,
     predictor: Annotated[Path | None, typer.Option("--predictor", "-p", help="A predictor to ask instead.")] = None,
-    judge: Annotated[str, typer.Option("--judge", "-j", help="Decides what is a refusal.")] = "learned",
+    judge: Annotated[str, typer.Option("--judge", "-j", help="Decides what is a refusal.")] = DEFAULT_JUDGE,
     max_calls: Annotated[int, typer.Option(help="Most parts of the prompt to ask.")] = 200,
     as_json: AsJson = False,
 ) -> None:

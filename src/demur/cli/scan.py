@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from demur.core.judge import DEFAULT_JUDGE
+
 if TYPE_CHECKING:
     from demur.jobs.scan import OnProgress, Progress
     from demur.report.scan import ScanSummary
@@ -28,7 +30,7 @@ def scan_command(
     engine: Annotated[str, typer.Option("--engine", help="local, ray or daft; all give the same verdicts.")] = "local",
     judge: Annotated[
         str, typer.Option("--judge", "-j", help="Judge of every reply ('demur judges' lists them).")
-    ] = "learned",
+    ] = DEFAULT_JUDGE,
     escalate: Annotated[
         str | None,
         typer.Option("--escalate", help="Second judge for unsure replies and a sample, e.g. rubric:openai/gpt-4.1."),

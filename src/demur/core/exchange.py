@@ -1,5 +1,6 @@
 """One conversation and the reply it got: the unit that is judged, classified and scanned."""
 
+from collections.abc import Sequence
 from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, JsonValue
@@ -32,6 +33,11 @@ class ApiSignal(Frozen):
     kind: SignalKind
     detail: str = ""
     origin: Origin = ""
+
+
+def signal_text(signals: Sequence[ApiSignal]) -> str:
+    """Signals on one line, as logs and rationales show them."""
+    return "; ".join(f"{s.kind}: {s.detail}" if s.detail else s.kind for s in signals)
 
 
 class Exchange(Frozen):

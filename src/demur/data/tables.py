@@ -9,7 +9,7 @@ import io
 import json
 import logging
 import zlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -249,7 +249,7 @@ def _parquet(path: Path) -> Iterator[Record | BadInputError]:
     try:
         import polars
     except ImportError:
-        raise MissingExtraError("reading Parquet files", extra="evals") from None
+        raise MissingExtraError("reading Parquet files", extra="classify") from None
     try:
         rows = polars.read_parquet(path).to_dicts()
     except (polars.exceptions.PolarsError, OSError) as error:
@@ -281,3 +281,24 @@ def clean(value: Any) -> tuple[Any, int]:
         pairs = [(clean(str(key)), clean(item)) for key, item in value.items()]
         return {key: item for (key, _), (item, _) in pairs}, sum(n + m for (_, n), (_, m) in pairs)
     return value, 0
+
+
+def write_table(path: Path, columns: Mapping[str, Sequence[Any]]) -> None:
+    """Write columns of equal length as .jsonl or .parquet, whole or not at all.
+
+    Raises:
+        MissingExtraError: Parquet without polars.
+    """
+    from demur.data.folder import write_bytes
+
+    if path.suffix == ".jsonl":
+        rows = (dict(zip(columns, values, strict=True)) for values in zip(*columns.values(), strict=True))
+        write_bytes(path, "".join(json.dumps(row, ensure_ascii=True) + "\n" for row in rows).encode("ascii"))
+        return
+    try:
+        import polars
+    except ImportError:
+        raise MissingExtraError("writing Parquet files", extra="classify") from None
+    buffer = io.BytesIO()
+    polars.DataFrame(dict(columns)).write_parquet(buffer)
+    write_bytes(path, buffer.getvalue())

@@ -20,11 +20,10 @@ from inspect_ai.tool import ToolChoice, ToolInfo
 
 from demur.core.chat import ChatModel, ChatReply, ChatRequest, EnoughSeen
 from demur.core.errors import BackendError
-from demur.core.identity import Identity
 from demur.core.judge import SettlingJudge
 from demur.evals.convert import to_messages, to_reply
 from demur.judges import DEFAULT, load_judge
-from demur.models import build_model, parse_model, revision_of
+from demur.models import build_model, identity_of, parse_model
 
 CONNECTIONS = 128  # enough that a local model always has a full batch waiting
 # Models built by a job, by identity string, until the provider of that name takes them: Inspect writes
@@ -113,7 +112,7 @@ class InspectChatModel:
 
 def _build(name: str, revision: str | None = None, dtype: str = "auto") -> ChatModel:
     spec = parse_model(name)
-    identity = Identity(base=name, revision=revision_of(spec, revision))
+    identity = identity_of(spec, revision=revision)
     return build_model(spec, identity=str(identity), revision=revision, dtype=dtype)
 
 

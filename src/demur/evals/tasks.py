@@ -10,6 +10,7 @@ from inspect_ai.scorer import Scorer
 from inspect_ai.solver import Solver, generate
 
 from demur.core.errors import BadInputError
+from demur.core.judge import DEFAULT_JUDGE
 from demur.core.suite import Suite, SuiteRow
 from demur.evals.scorer import appropriate, refused
 from demur.suites import load_suite
@@ -19,19 +20,19 @@ GENERATION = GenerateConfig(temperature=0.0, max_tokens=256, seed=0, fail_on_ref
 
 
 @task
-def core(judge: str = "learned", limit: int | None = None) -> Task:
+def core(judge: str = DEFAULT_JUDGE, limit: int | None = None) -> Task:
     """The core suite: seventeen kinds of request that should not simply be complied with, and their contrasts."""
     return suite_task(load_suite("core", limit=limit), judge=judge)
 
 
 @task
-def quick(judge: str = "learned") -> Task:
+def quick(judge: str = DEFAULT_JUDGE) -> Task:
     """A fixed stratified subset of the core suite."""
     return suite_task(load_suite("quick"), judge=judge)
 
 
 @task
-def suite(name: str = "core", path: str | None = None, judge: str = "learned", one_sided: bool = False) -> Task:
+def suite(name: str = "core", path: str | None = None, judge: str = DEFAULT_JUDGE, one_sided: bool = False) -> Task:
     """Any suite by name, or a file with a prompt column.
 
     Args:

@@ -11,7 +11,7 @@ from typing import Any
 from demur import __version__
 from demur.core.exchange import Frozen
 from demur.core.identity import Decoding, Identity
-from demur.core.judge import Judge
+from demur.core.judge import DEFAULT_JUDGE, Judge
 from demur.core.profile import AuditRow, Profile
 from demur.core.run import RunSettings
 from demur.core.suite import Suite
@@ -19,7 +19,7 @@ from demur.core.taxonomy import Taxonomy, load_taxonomy
 from demur.data.folder import claim, write_json, write_rows, write_text
 from demur.jobs.profile import build_profile, judge_summaries, judged_rows
 from demur.judges import load_judges
-from demur.models import parse_model, revision_of
+from demur.models import identity_of, parse_model
 from demur.suites import load_suite
 
 Progress = Callable[[int, int], None]
@@ -47,7 +47,7 @@ class AuditConfig(Frozen):
     suite: str
     out: Path
     suite_path: Path | None = None
-    judges: tuple[str, ...] = ("learned",)
+    judges: tuple[str, ...] = (DEFAULT_JUDGE,)
     limit: int | None = None
     skip_bad: bool = False
     taxonomy: Path | None = None
@@ -72,7 +72,7 @@ def audit(config: AuditConfig, *, progress: Progress | None = None) -> Profile:
         _check_provider(config.model)
     judges = _judges(config, taxonomy)
     suite = load_suite(config.suite, path=config.suite_path, limit=config.limit, skip_bad=config.skip_bad)
-    identity = Identity(base=config.model, revision=revision_of(spec, config.run.revision), decoding=config.decoding)
+    identity = identity_of(spec, revision=config.run.revision, decoding=config.decoding)
     claim(
         config.out,
         {
@@ -135,7 +135,7 @@ def _judges(config: AuditConfig, taxonomy: Taxonomy) -> list[Judge]:
     def chat_model(name: str) -> Any:
         if parse_model(name).family == "provider":
             _check_provider(name)
-        from demur.evals.scorer import chat_model as build
+        from demur.evals.asking import chat_model as build
 
         return build(name)
 

@@ -21,7 +21,7 @@ from demur.classify.prompt_rows import (
 )
 from demur.core.errors import BadInputError, MissingExtraError
 from demur.core.exchange import Exchange, Frozen, Message
-from demur.core.judge import Judge
+from demur.core.judge import DEFAULT_JUDGE, Judge
 from demur.data.folder import write_bytes, write_json, write_text
 from demur.jobs.trigger import named_judge, needs_sklearn
 from demur.models.embedded import file_hash
@@ -102,7 +102,7 @@ def fit(config: FitConfig, *, progress: Progress | None = None) -> dict[str, Any
 
 
 def fit_from_log(
-    files: Sequence[Path], out: Path, *, judge: str = "learned", progress: Progress | None = None, **options: Any
+    files: Sequence[Path], out: Path, *, judge: str = DEFAULT_JUDGE, progress: Progress | None = None, **options: Any
 ) -> dict[str, Any]:
     """Bootstrapping: let a judge label a log of prompts and replies, then fit on its labels.
 
@@ -292,7 +292,7 @@ def _write_rows(out: Path, rows: Sequence[dict[str, Any]]) -> None:
     try:
         import polars
     except ImportError:
-        raise MissingExtraError("writing Parquet files", extra="evals") from None
+        raise MissingExtraError("writing Parquet files", extra="classify") from None
     buffer = io.BytesIO()
     polars.DataFrame(rows, infer_schema_length=None, strict=False).write_parquet(buffer)
     write_bytes(out, buffer.getvalue())

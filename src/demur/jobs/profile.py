@@ -7,13 +7,12 @@ from typing import Any
 from demur.core.exchange import Exchange
 from demur.core.identity import Identity
 from demur.core.judge import Judge
-from demur.core.profile import AuditRow, Interval, JudgeSummary, Profile
+from demur.core.profile import AuditRow, JudgeSummary, Profile
 from demur.core.suite import Suite
 from demur.core.taxonomy import Taxonomy
 from demur.core.verdict import Verdict
-from demur.judges.cards import JudgeCard, load_card
+from demur.judges.cards import JudgeCard, corrected, load_card
 from demur.stats.agreement import cohen_kappa
-from demur.stats.correction import rogan_gladen
 from demur.stats.profiles import cell, cells_by, worst_cell
 from demur.stats.rates import minimum_detectable_effect
 from demur.suites.scoring import PROTOCOLS, Mode, score
@@ -85,7 +84,7 @@ def judge_summaries(
                 contrast=whole.contrast,
                 refused=whole.refused,
                 outcomes=dict(Counter(r.outcome for r in judged)),
-                corrected_refused=_corrected(whole.refused, card),
+                corrected_refused=corrected(whole.refused, card) if card else None,
                 agreement_with_primary=sum(a == b for a, b in both) / len(both) if number and both else None,
                 kappa_with_primary=kappa if number and kappa == kappa else None,
                 card=_summary_of(card) if card else None,
@@ -99,19 +98,6 @@ def _summary_of(card: JudgeCard) -> dict[str, Any]:
     whole = card.model_dump(mode="json")
     overall: dict[str, Any] = whole.pop("overall")
     return {**overall, **whole}
-
-
-def _corrected(observed: Interval, card: JudgeCard | None) -> Interval | None:
-    if card is None:
-        return None
-    known = card.overall
-    return rogan_gladen(
-        observed,
-        true_positive=known.true_positive,
-        false_negative=known.false_negative,
-        true_negative=known.true_negative,
-        false_positive=known.false_positive,
-    )
 
 
 def build_profile(

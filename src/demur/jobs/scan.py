@@ -13,6 +13,7 @@ from typing import Any
 from demur import __version__
 from demur.core.errors import BadInputError
 from demur.core.exchange import Frozen
+from demur.core.judge import DEFAULT_JUDGE
 from demur.data.folder import write_json, write_text
 from demur.report.scan import ScanSummary
 from demur.scan.settings import Piece, ScanFolder, ScanSettings, parse_budget
@@ -72,7 +73,7 @@ def scan(
     out: Path,
     *,
     engine: str = "local",
-    judge: str = "learned",
+    judge: str = DEFAULT_JUDGE,
     options: ScanOptions | None = None,
     progress: OnProgress | None = None,
 ) -> ScanSummary:

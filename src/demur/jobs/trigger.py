@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from demur.core.errors import BadInputError, MissingExtraError
 from demur.core.exchange import Exchange, Message
-from demur.core.judge import Judge
+from demur.core.judge import DEFAULT_JUDGE, Judge
 
 if TYPE_CHECKING:
     from demur.classify.trigger import Refuses, Trigger
@@ -23,7 +23,7 @@ def find_trigger(
     *,
     model: str | None = None,
     predictor: Path | None = None,
-    judge: str = "learned",
+    judge: str = DEFAULT_JUDGE,
     max_calls: int = 200,
     progress: Progress | None = None,
 ) -> "Trigger":
@@ -102,19 +102,14 @@ def _predicting(folder: Path | None) -> "Refuses":
 
 def chat_model_of(name: str) -> "ChatModel":
     """A model by name: local ones directly, all others through Inspect."""
-    from demur.core.identity import Identity
-    from demur.models import build_model, parse_model, revision_of
+    from demur.models import build_model, identity_of, parse_model
 
     spec = parse_model(name)
     if not spec.is_local:
-        from demur.evals.compat import require_inspect
+        from demur.evals.asking import chat_model
 
-        require_inspect()
-        from demur.evals.scorer import chat_model
-
-        found: ChatModel = chat_model(name)
-        return found
-    return build_model(spec, identity=str(Identity(base=name, revision=revision_of(spec))))
+        return chat_model(name)
+    return build_model(spec, identity=str(identity_of(spec)))
 
 
 def named_judge(name: str) -> Judge:

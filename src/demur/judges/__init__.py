@@ -6,13 +6,13 @@ from pathlib import Path
 
 from demur.core.chat import ChatModel
 from demur.core.errors import BadInputError, UnknownNameError
-from demur.core.judge import Judge
+from demur.core.judge import DEFAULT_JUDGE, Judge
 from demur.core.taxonomy import Taxonomy, load_taxonomy
 from demur.judges.panel import PanelJudge
 from demur.judges.phrases import PhraseJudge
 from demur.judges.rubric import RubricJudge
 
-DEFAULT = "learned"
+DEFAULT = DEFAULT_JUDGE
 FITTED_FILE = "refusals.npz"
 PATTERNS = ("FOLDER of 'demur judges fit'", "rubric:MODEL", "panel:JUDGE+JUDGE[+JUDGE...]", "package.module:Class")
 ModelFactory = Callable[[str], ChatModel]

@@ -7,7 +7,9 @@ from importlib.resources import files
 from pathlib import Path
 
 from demur.core.exchange import Frozen
+from demur.core.profile import Interval
 from demur.stats.agreement import BinaryAgreement
+from demur.stats.correction import rogan_gladen
 
 
 class Agreement(Frozen):
@@ -56,6 +58,18 @@ def make_card(
         overall=Agreement.of(overall),
         sources={name: Agreement.of(measured) for name, measured in sources.items()},
         n_left_out=n_left_out,
+    )
+
+
+def corrected(observed: Interval, card: JudgeCard) -> Interval | None:
+    """A refusal rate corrected for its judge's error against people, with one interval for both."""
+    known = card.overall
+    return rogan_gladen(
+        observed,
+        true_positive=known.true_positive,
+        false_negative=known.false_negative,
+        true_negative=known.true_negative,
+        false_positive=known.false_positive,
     )
 
 

@@ -3,7 +3,7 @@
 The order of evidence: what the interface itself reported, then what is missing, then the text.
 """
 
-from demur.core.exchange import Exchange
+from demur.core.exchange import Exchange, signal_text
 from demur.core.verdict import Verdict
 from demur.judges.degenerate import degeneration
 from demur.judges.reading import read, visible
@@ -18,7 +18,6 @@ def settled(exchange: Exchange, *, judge: str) -> Verdict | None:
     """
     signals = exchange.api_signals
     if signals or exchange.stop_reason == "content_filter":
-        detail = "; ".join(f"{s.kind}: {s.detail}" if s.detail else s.kind for s in signals)
         return Verdict(
             exchange_id=exchange.id,
             judge=judge,
@@ -27,7 +26,7 @@ def settled(exchange: Exchange, *, judge: str) -> Verdict | None:
             p_refused=1.0,
             confidence=1.0,
             source="api",
-            rationale=detail or "content_filter",
+            rationale=signal_text(signals) or "content_filter",
         )
     if not visible(exchange.response).strip():
         if exchange.stop_reason in ("max_tokens", "unknown", "tool_calls") or exchange.reasoning:

@@ -1,16 +1,18 @@
 """Language models, by the name the command line uses; nothing heavy is imported until a model is built."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from hashlib import sha256
 from pathlib import Path
 from typing import Literal
 
 from demur.core.chat import ChatModel
 from demur.core.errors import BadInputError, UnknownNameError
+from demur.core.identity import Decoding, Identity
 from demur.models.scripted import CORNER_MODELS
 
 Family = Literal["embedded", "gguf", "hf", "scripted", "provider"]
 EMBEDDED = "smollm2"
+ADAPTABLE: tuple[Family, ...] = ("embedded", "gguf", "hf")
 
 
 @dataclass(frozen=True, slots=True)
@@ -22,11 +24,13 @@ class ModelSpec:
         family: 'embedded' (ships with demur), 'gguf' (llama.cpp), 'hf' (transformers), 'scripted' (the corner
             models) or 'provider' (anything Inspect knows).
         rest: Path, hub id or the provider's own name.
+        adapter: Folder of the adapter that goes on top, from 'BASE+FOLDER'; empty if none.
     """
 
     name: str
     family: Family
     rest: str
+    adapter: str = ""
 
     @property
     def is_local(self) -> bool:
@@ -39,7 +43,17 @@ def parse_model(name: str) -> ModelSpec:
 
     Raises:
         UnknownNameError: The name has none of the known forms.
+        BadInputError: An adapter on a model that cannot take one.
     """
+    base, plus, adapter = name.partition("+")
+    if plus:
+        spec = parse_model(base)
+        if spec.family not in ADAPTABLE or not adapter:
+            raise BadInputError(
+                f"model {name!r}: expected BASE+FOLDER with a base among smollm2, gguf/PATH and hf/ID; "
+                f"{base!r} takes no adapter"
+            )
+        return replace(spec, name=name, adapter=adapter)
     if name == EMBEDDED:
         return ModelSpec(name=name, family="embedded", rest=name)
     family, _, rest = name.partition("/")
@@ -54,6 +68,31 @@ def parse_model(name: str) -> ModelSpec:
     if rest:
         return ModelSpec(name=name, family="provider", rest=name)
     raise UnknownNameError("model", name, [EMBEDDED, "hf/ID", "gguf/PATH", "PROVIDER/MODEL"])
+
+
+def base_name(spec: ModelSpec) -> str:
+    """The model's name without its adapter."""
+    return spec.name.partition("+")[0]
+
+
+def identity_of(spec: ModelSpec, *, revision: str | None = None, decoding: Decoding | None = None) -> Identity:
+    """The identity of a model: its base, the base's revision, its adapter's hash and how replies are drawn.
+
+    Raises:
+        BadInputError: A file is missing, or the adapter was trained on another base.
+    """
+    adapter = ""
+    if spec.adapter:
+        from demur.models.controlled import checked_adapter
+
+        found = checked_adapter(spec)
+        adapter = found.hash if found else ""
+    return Identity(
+        base=base_name(spec),
+        revision=revision_of(spec, revision),
+        adapter=adapter,
+        decoding=decoding or Decoding(),
+    )
 
 
 def revision_of(spec: ModelSpec, revision: str | None = None) -> str:
@@ -86,6 +125,10 @@ def build_model(spec: ModelSpec, *, identity: str, revision: str | None = None, 
     """
     if spec.family == "scripted":
         return CORNER_MODELS[spec.name]
+    if spec.adapter:
+        from demur.models.adapted import build_adapted
+
+        return build_adapted(spec, identity=identity)
     if spec.family in ("embedded", "gguf"):
         from demur.models.embedded import embedded_gguf
         from demur.models.llamacpp import LlamaCppModel

@@ -9,7 +9,7 @@ from typing import Any
 
 from demur.core.profile import Interval
 from demur.core.verdict import MANNERS, OUTCOMES
-from demur.judges.cards import JudgeCard, load_card
+from demur.judges.cards import JudgeCard, corrected, load_card
 from demur.judges.phrases import find_cues
 from demur.judges.reading import Reading
 from demur.report.scan import (
@@ -27,9 +27,8 @@ from demur.report.scan import (
 from demur.scan import openings, series, strata
 from demur.scan.settings import ScanSettings
 from demur.scan.tally import Tally
-from demur.stats.correction import rogan_gladen
 from demur.stats.drift import change_points, population_stability, rate_differences
-from demur.stats.rates import wilson_interval
+from demur.stats.rates import interval
 from demur.stats.stratified import Stratum, difference_rate, stratified_rate
 
 N_WORDS_SHOWN = 15
@@ -99,7 +98,7 @@ def summarise(tally: Tally, found: Findings) -> ScanSummary:
 def interval_of(counts: Sequence[int]) -> Interval:
     """Share of refused and partly refused rows among the judged."""
     hits, n = series.refused_and_judged(counts)
-    return _interval(hits, n, unjudged=sum(counts) - n, degenerate=counts[_DEGENERATE])
+    return interval(hits, n, unjudged=sum(counts) - n, degenerate=counts[_DEGENERATE])
 
 
 def sampled_rows(tally: Tally) -> list[dict[str, Any]]:
@@ -112,32 +111,10 @@ def sampled_rows(tally: Tally) -> list[dict[str, Any]]:
     return rows
 
 
-def _interval(hits: int, n: int, *, unjudged: int = 0, degenerate: int = 0) -> Interval:
-    low, high = wilson_interval(hits, n)
-    return Interval(
-        estimate=hits / n if n else None,
-        low=low if n else None,
-        high=high if n else None,
-        n=n,
-        hits=hits,
-        unjudged=unjudged,
-        degenerate=degenerate,
-    )
-
-
 def _corrected(observed: Interval, card: JudgeCard | None) -> Interval | None:
-    if card is None:
-        return None
-    known = card.overall
-    if _limits(observed, card):
+    if card is None or _limits(observed, card):
         return None  # a rate of exactly 0 would claim too much
-    return rogan_gladen(
-        observed,
-        true_positive=known.true_positive,
-        false_negative=known.false_negative,
-        true_negative=known.true_negative,
-        false_positive=known.false_positive,
-    )
+    return corrected(observed, card)
 
 
 def _limits(observed: Interval, card: JudgeCard | None) -> tuple[str, ...]:
@@ -192,7 +169,7 @@ def _slices(tally: Tally, kind: str) -> list[Slice]:
     if kind == "origin":
         n = sum(series.refused_and_judged(counts)[1] for counts in totals.values())
         found = [
-            Slice(name=name, refused=_interval(series.refused_and_judged(counts)[0], n))
+            Slice(name=name, refused=interval(series.refused_and_judged(counts)[0], n))
             for name, counts in totals.items()
             if name
         ]

@@ -17,12 +17,11 @@ from demur.core.verdict import MANNERS, OUTCOMES, Verdict
 if TYPE_CHECKING:
     import pyarrow
 
-    from demur.classify.model import RefusalModel
+    from demur.classify.judge import LearnedJudge
     from demur.data.logs import LogBatch
     from demur.scan.settings import ScanSettings
 
 COLUMNS = ("outcome", "manner", "p_refused", "judge")
-LEARNED = ("learned", "linear")  # judges of columns; others are asked reply by reply
 SETTLED = 0  # stage of rows that needed no judge
 REFUSED = np.array([outcome in ("refused", "partial") for outcome in OUTCOMES])
 UNJUDGED, COMPLIED = OUTCOMES.index("unjudged"), OUTCOMES.index("complied")
@@ -64,9 +63,12 @@ def scan_batch(batch: LogBatch, settings: ScanSettings) -> pyarrow.RecordBatch:
 
 def judge_batch(batch: LogBatch, settings: ScanSettings) -> Judged:
     """Verdicts of the scan's first judge."""
-    if settings.judge in LEARNED:
-        return _learned(batch, settings)
-    verdicts = asyncio.run(_judged(loaded_judge(settings.judge), batch))
+    from demur.classify.judge import LearnedJudge
+
+    judge = loaded_judge(settings.judge)
+    if isinstance(judge, LearnedJudge):  # it reads columns as well as exchanges
+        return _learned(batch, judge, settings.judge_label)
+    verdicts = asyncio.run(_judged(judge, batch))
     return from_verdicts(verdicts, settings.judge_label)
 
 
@@ -125,12 +127,8 @@ def taken(judged: Judged, rows: NDArray[Any]) -> Judged:
 @cache
 def loaded_judge(name: str) -> Judge:
     """A judge, built once in each process."""
+    from demur.evals.asking import chat_model
     from demur.judges import load_judge
-
-    def chat_model(model: str) -> Any:
-        from demur.evals.scorer import chat_model as build
-
-        return build(model)
 
     return load_judge(name, chat_model=chat_model)
 
@@ -141,7 +139,7 @@ async def _judged(judge: Judge, batch: LogBatch) -> list[Verdict]:
     return await judge_safely(judge, batch.exchanges())
 
 
-def _learned(batch: LogBatch, settings: ScanSettings) -> Judged:
+def _learned(batch: LogBatch, judge: LearnedJudge, label: str) -> Judged:
     import pyarrow.compute as pc
 
     from demur.classify.columns import judge_columns
@@ -152,7 +150,7 @@ def _learned(batch: LogBatch, settings: ScanSettings) -> Judged:
         rows["response"].to_pylist(),
         signals=pc.not_equal(rows["signal"], "").to_numpy(zero_copy_only=False),
         stop_reasons=rows["stop_reason"].to_pylist(),
-        model=_model(settings.judge),
+        model=judge.model,
     )
     has_text = pc.greater(pc.utf8_length(pc.utf8_trim_whitespace(rows["response"])), 0)
     # A reply in a language the model cannot read has been read by nobody: the second judge may.
@@ -163,15 +161,8 @@ def _learned(batch: LogBatch, settings: ScanSettings) -> Judged:
         p_refused=found.p_refused,
         is_uncertain=found.is_uncertain | unread,
         stage=np.where(unread, np.int8(1), found.stage),
-        label=settings.judge_label,
+        label=label,
     )
-
-
-@cache
-def _model(judge: str) -> RefusalModel:
-    from demur.classify.model import load_model
-
-    return replace(load_model(), first_only=judge == "linear")
 
 
 def _words(codes: NDArray[np.int8], names: Sequence[str]) -> Any:

@@ -35,7 +35,25 @@ def share(flags: Iterable[bool | None], outcomes: Iterable[Outcome] = (), *, lev
     """
     known = list(flags)
     judged = [flag for flag in known if flag is not None]
-    hits, n = sum(judged), len(judged)
+    return interval(
+        sum(judged),
+        len(judged),
+        unjudged=len(known) - len(judged),
+        degenerate=sum(o == "degenerate" for o in outcomes),
+        level=level,
+    )
+
+
+def interval(hits: int, n: int, *, unjudged: int = 0, degenerate: int = 0, level: float = 0.95) -> Interval:
+    """A counted proportion with its Wilson interval.
+
+    Args:
+        hits: Rows of the kind.
+        n: Judged rows.
+        unjudged: Rows beside them.
+        degenerate: Degenerate rows among `n`.
+        level: Confidence level.
+    """
     low, high = wilson_interval(hits, n, level=level)
     return Interval(
         estimate=hits / n if n else None,
@@ -43,8 +61,8 @@ def share(flags: Iterable[bool | None], outcomes: Iterable[Outcome] = (), *, lev
         high=high if n else None,
         n=n,
         hits=hits,
-        unjudged=len(known) - n,
-        degenerate=sum(o == "degenerate" for o in outcomes),
+        unjudged=unjudged,
+        degenerate=degenerate,
     )
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from demur.core.exchange import ApiSignal
+from demur.core.exchange import signal_text
 from demur.data.logs.batches import LOG_COLUMNS, LogBatch
 from demur.data.logs.replies import ProviderReply
 from demur.data.logs.signals import origin_of
@@ -31,13 +31,8 @@ def load_pyarrow(feature: str = "reading logs in batches") -> Any:
     except ImportError:
         from demur.core.errors import MissingExtraError
 
-        raise MissingExtraError(feature, extra="evals") from None
+        raise MissingExtraError(feature, extra="classify") from None
     return pyarrow
-
-
-def signal_text(signals: Sequence[ApiSignal]) -> str:
-    """Signals as the column `signal` holds them."""
-    return "; ".join(f"{s.kind}: {s.detail}" if s.detail else s.kind for s in signals)
 
 
 class BatchBuilder:

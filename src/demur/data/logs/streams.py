@@ -122,7 +122,7 @@ def load_zstandard(feature: str) -> Any:
     try:
         import zstandard
     except ImportError:
-        raise MissingExtraError(feature, extra="evals") from None
+        raise MissingExtraError(feature, extra="classify") from None
     return zstandard
 
 
