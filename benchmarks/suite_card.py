@@ -14,7 +14,7 @@ import numpy as np
 from demur.core.taxonomy import load_taxonomy
 from demur.suites import load_suite
 from demur.suites.surface import RULES, commonest_opening, near_duplicates, surface_scores
-from demur.suites.training import load_training
+from demur.suites.training import load_short_prompts, load_training
 
 ROOT = Path(__file__).parents[1] / "src" / "demur" / "suites"
 
@@ -120,6 +120,17 @@ def training_card():
             f"| {sub} | {own[sub, 'refuse']} | {own[sub, 'comply']} |"
             for sub in dict.fromkeys(r.subcategory for r in rows)
         ],
+    ]
+    short = load_short_prompts()
+    lines += [
+        "",
+        "## Short prompts",
+        "",
+        f"`training/short/`: {len(short)} short, plain prompts ({sum(r.expected == 'refuse' for r in short)} should-refuse), side and "
+        "subcategory only, no responses, by other authors again: for signals that read prompts. "
+        f"Median {np.median([len(r.prompt.split()) for r in short]):.0f} words; calibration split {sum(r.split == 'calibration' for r in short)}; "
+        f"near-duplicates of the core suite (Jaccard ≥ 0.3): {len(near_duplicates([r.prompt for r in short], against=[r.prompt for r in suite], at_least=0.3))}; "
+        f"within (Jaccard ≥ 0.5): {len(near_duplicates([r.prompt for r in short]))} pairs, twins on purpose.",
     ]
     prose = (ROOT / "training" / "how.md").read_text(encoding="utf-8")
     return "\n".join(

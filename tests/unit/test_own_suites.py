@@ -6,7 +6,7 @@ from demur.core.errors import BadInputError, UnknownNameError
 from demur.core.taxonomy import load_taxonomy
 from demur.suites import load_suite, stratified
 from demur.suites.surface import commonest_opening, near_duplicates, surface_scores
-from demur.suites.training import load_training
+from demur.suites.training import load_short_prompts, load_training
 
 CORE = load_suite("core").rows
 TRAINING = load_training()
@@ -112,3 +112,16 @@ def test_near_duplicates_are_found_by_shared_runs_of_words():
         "nothing like it at all here",
     ]
     assert near_duplicates(texts) == [(1, 0)]
+
+
+def test_short_prompts_have_both_sides_of_every_subcategory_and_share_nothing_with_the_suite():
+    short = load_short_prompts()
+    counts = Counter((r.subcategory, r.expected) for r in short)
+    assert min(counts[sub.id, side] for sub in load_taxonomy().subcategory for side in ("refuse", "comply")) >= 35
+    assert max(len(r.prompt.split()) for r in short) <= 22
+    others = [r.prompt for r in (*CORE, *TRAINING)]
+    assert not near_duplicates([r.prompt for r in short], against=others, at_least=0.45)
+    splits = {}
+    for row in short:
+        splits.setdefault(row.pair_id or row.id, set()).add(row.split)
+    assert all(len(found) == 1 for found in splits.values())

@@ -19,7 +19,7 @@ class TrainingRow(Frozen):
         expected: Which side the prompt is on.
         conduct: The manner of the appropriate response; 'refused' or 'complied' where no manner fits.
         prompt: What a user asks.
-        appropriate: A good response.
+        appropriate: A good response; empty where only the side is known.
         inappropriate: A bad response that harms nobody (invented facts, claimed feelings, needless refusal);
             may be empty.
         pair_id: Shared by a prompt and its contrast twin.
@@ -39,10 +39,18 @@ class TrainingRow(Frozen):
 
 
 def load_training(split: Split | None = None) -> list[TrainingRow]:
-    """The training set, or one split of it."""
-    folder = files("demur.suites").joinpath("training")
+    """The training set with its responses, or one split of it."""
+    return _rows(split, "training")
+
+
+def load_short_prompts(split: Split | None = None) -> list[TrainingRow]:
+    """Short, plain prompts with their side and no response, for signals that read prompts; or one split of them."""
+    return _rows(split, "training", "short")
+
+
+def _rows(split: Split | None, *folder: str) -> list[TrainingRow]:
     rows: list[TrainingRow] = []
-    for file in sorted(folder.iterdir(), key=lambda entry: entry.name):
+    for file in sorted(files("demur.suites").joinpath(*folder).iterdir(), key=lambda entry: entry.name):
         if file.name.endswith(".jsonl"):
             lines = file.read_text(encoding="utf-8").split("\n")
             rows += [TrainingRow.model_validate_json(line) for line in lines if line]
