@@ -12,7 +12,9 @@ from demur.cli.judges import judges_app
 from demur.cli.models import models_command
 from demur.cli.predict import predict_app
 from demur.cli.scan import scan_command
+from demur.cli.signal import signal_command
 from demur.cli.suites import suites_command
+from demur.cli.train import train_app
 from demur.core.errors import BackendError, UserError
 
 app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False)
@@ -22,6 +24,8 @@ app.command("suites")(suites_command)
 app.command("scan")(scan_command)
 app.add_typer(judges_app, name="judges")
 app.add_typer(predict_app, name="predict")
+app.add_typer(train_app, name="train")
+app.command("signal")(signal_command)
 app.command("models")(models_command)
 app.command("doctor")(doctor_command)
 

@@ -66,3 +66,25 @@ def _on_terminal(title: str) -> Iterator[Callable[[int, int], None]]:
             bar.update(task, completed=done, total=total)
 
         yield report
+
+
+@contextmanager
+def shown_stages() -> Iterator[Callable[[str, int, int], None]]:
+    """Show the progress of work in stages, a line every 10 s for each; Ctrl-C ends with one line and exit code 130."""
+    stage, started, last = "", time.monotonic(), 0.0
+
+    def report(name: str, done: int, total: int) -> None:
+        nonlocal stage, started, last
+        now = time.monotonic()
+        if name != stage:
+            stage, started, last = name, now, 0.0
+        if done == total or now - last >= SECONDS_BETWEEN_LINES:
+            last = now
+            left = (total - done) * (now - started) / max(done, 1)
+            typer.echo(f"{name}: {done}/{total}, {left:.0f} s left", err=True)
+
+    try:
+        yield report
+    except KeyboardInterrupt:
+        typer.echo("demur: interrupted; what was done is kept, run the same command to resume", err=True)
+        raise typer.Exit(130) from None

@@ -1,0 +1,1 @@
+"""Training: rows, control tokens and adapters, through peft and trl."""

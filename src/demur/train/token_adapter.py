@@ -1,0 +1,188 @@
+"""LoRA under control tokens, through peft and trl: the reply learns to follow the token.
+
+The token's own row is learnt first, on the frozen model, and then stays: states below the adapter never change, so they
+are computed once (`split_model`).
+"""
+
+import warnings
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from datasets import Dataset
+from peft import LoraConfig, TrainableTokensConfig, get_peft_model
+from transformers import TrainerCallback
+from trl import SFTConfig, SFTTrainer
+
+from demur.train.recipe import TokenRecipe
+from demur.train.split_model import after_prefix, continuation, decoder_of, embedded
+from demur.train.token_rows import TokenRow
+
+Progress = Callable[[int, int], None]
+
+
+def attach_adapter(model: Any, recipe: TokenRecipe, token_ids: Mapping[str, int], rows: Any) -> Any:
+    """A peft model over `model` whose control tokens have the given rows.
+
+    Args:
+        model: The base, its vocabulary already resized.
+        recipe: Mode and LoRA settings.
+        token_ids: Id of each control token by category.
+        rows: Learnt rows in the same order; (n_tokens, d_model).
+    """
+    ids = list(token_ids.values())
+    tied = model.get_output_embeddings().weight is model.get_input_embeddings().weight
+    with torch.no_grad():  # peft starts trainable tokens from the table
+        model.get_input_embeddings().weight[ids] = rows.to(model.dtype)
+        model.get_output_embeddings().weight[ids] = rows.to(model.dtype)
+    tables = ["embed_tokens"] if tied else ["embed_tokens", "lm_head"]
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # peft calls what transformers has renamed
+        return get_peft_model(model, _peft_config(model, recipe, ids, tables))
+
+
+def _peft_config(model: Any, recipe: TokenRecipe, ids: list[int], tables: list[str]) -> Any:
+    if recipe.mode == "rows":
+        return TrainableTokensConfig(token_indices=ids, target_modules=tables)
+    lora, n_blocks = recipe.lora, model.config.num_hidden_layers
+    first = lora.first_block or 0
+    return LoraConfig(
+        r=lora.rank,
+        lora_alpha=lora.alpha,
+        lora_dropout=lora.dropout,
+        target_modules=list(lora.modules),
+        layers_to_transform=list(range(first, n_blocks)) if first else None,
+        trainable_token_indices={table: ids for table in tables},
+        task_type="CAUSAL_LM",
+    )
+
+
+class TokenTrainer(SFTTrainer):  # type: ignore[misc]  # trl has no types
+    """trl's trainer with one loss: control token after the prompt, then the reply; only labelled positions have logits.
+
+    Args:
+        rows: Encoded rows; the dataset holds their numbers.
+        with_reply: Whether each row's reply is learnt.
+        prefix: Input of the upper blocks for the shared beginning; None = the model's own embeddings of it.
+        states: The same for each row's continuation.
+        prefix_ids: Ids of the shared beginning.
+        control_ids: Id of each control token, by column.
+        decision_weight: Weight of the control token's loss.
+    """
+
+    def __init__(
+        self,
+        *args: Any,
+        rows: Sequence[TokenRow],
+        with_reply: Sequence[bool],
+        prefix: Any,
+        states: Sequence[Any] | None,
+        prefix_ids: Sequence[int],
+        control_ids: Sequence[int],
+        decision_weight: float,
+        **kwargs: Any,
+    ) -> None:
+        self.rows, self.with_reply, self.decision_weight = rows, with_reply, decision_weight
+        self.beginning, self.states = prefix, states
+        self.prefix_ids, self.control_ids = tuple(prefix_ids), tuple(control_ids)
+        super().__init__(*args, **kwargs)
+
+    def compute_loss(
+        self, model: Any, inputs: Any, return_outputs: bool = False, num_items_in_batch: Any = None
+    ) -> Any:
+        numbers = inputs["number"].tolist()
+        prefix, states = self._inputs(model, numbers)
+        hidden, _ = after_prefix(decoder_of(model), prefix, states)
+        places, targets, is_decision = self._labelled(numbers)
+        rows_of, columns_of = zip(*places, strict=True)
+        logits = model.get_output_embeddings()(hidden[list(rows_of), list(columns_of)]).float()
+        losses = F.cross_entropy(logits, torch.tensor(targets, device=logits.device), reduction="none")
+        first = torch.tensor(is_decision, device=logits.device)
+        loss = self.decision_weight * losses[first].mean()
+        if not bool(first.all()):
+            loss = loss + losses[~first].mean()
+        return (loss, None) if return_outputs else loss
+
+    def _inputs(self, model: Any, numbers: Sequence[int]) -> tuple[Any, list[Any]]:
+        n_prefix = len(self.prefix_ids)
+        lengths = [
+            len(continuation(self.rows[i], n_prefix, self.control_ids))
+            if self.with_reply[i]
+            else len(self.rows[i].prompt) - n_prefix
+            for i in numbers
+        ]
+        if self.states is not None:
+            states = [self.states[i][:n].float() for i, n in zip(numbers, lengths, strict=True)]
+            return self.beginning, states
+        ids = [
+            continuation(self.rows[i], n_prefix, self.control_ids)[:n] for i, n in zip(numbers, lengths, strict=True)
+        ]
+        return embedded(model, self.prefix_ids), [embedded(model, row) for row in ids]
+
+    def _labelled(self, numbers: Sequence[int]) -> tuple[list[tuple[int, int]], list[int], list[bool]]:
+        """Positions that have a target: (row, column), target id, and whether it is the control token."""
+        places, targets, is_decision = [], [], []
+        for place, number in enumerate(numbers):
+            row = self.rows[number]
+            last = len(row.prompt) - len(self.prefix_ids) - 1
+            reply = row.reply if self.with_reply[number] else ()
+            for offset, target in enumerate((self.control_ids[row.column], *reply)):
+                places.append((place, last + offset))
+                targets.append(target)
+                is_decision.append(offset == 0)
+        return places, targets, is_decision
+
+
+class ProgressReport(TrainerCallback):  # type: ignore[misc]  # transformers has no types
+    """Reports steps and remembers the loss curve."""
+
+    def __init__(self, progress: Progress) -> None:
+        self.progress = progress
+
+    def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+        self.progress(state.global_step, state.max_steps)
+
+
+def training_arguments(recipe: TokenRecipe, checkpoints: Path, *, n_rows: int) -> Any:
+    """Settings of trl for a recipe; gradient checkpointing off, since memory is not what is short here."""
+    steps = max(1, round(recipe.decision_epochs * n_rows / recipe.batch_rows))
+    return SFTConfig(
+        output_dir=str(checkpoints),
+        max_steps=steps,
+        per_device_train_batch_size=recipe.batch_rows,
+        learning_rate=recipe.learning_rate,
+        lr_scheduler_type="cosine",
+        warmup_steps=round(recipe.warmup * steps),
+        weight_decay=0.01,
+        max_grad_norm=1.0,
+        logging_steps=5,
+        save_steps=recipe.save_steps,
+        save_total_limit=1,
+        report_to=[],
+        seed=recipe.seed,
+        data_seed=recipe.seed,
+        remove_unused_columns=False,
+        dataset_kwargs={"skip_prepare_dataset": True},
+        gradient_checkpointing=False,
+        max_length=None,
+        completion_only_loss=False,
+        bf16=False,
+        disable_tqdm=True,
+        dataloader_pin_memory=False,
+        train_sampling_strategy="group_by_length",
+        length_column_name="length",
+        loss_type="nll",
+    )
+
+
+def numbered(rows: Sequence[TokenRow], with_reply: Sequence[bool]) -> Any:
+    """Dataset of row numbers and lengths: what the trainer shuffles and groups by length."""
+    lengths = [len(row.prompt) + replies * len(row.reply) for row, replies in zip(rows, with_reply, strict=True)]
+    return Dataset.from_dict({"number": list(range(len(rows))), "length": lengths})
+
+
+def collate(features: Sequence[Mapping[str, int]]) -> dict[str, Any]:
+    """Row numbers of a batch."""
+    return {"number": torch.tensor([feature["number"] for feature in features])}
