@@ -8,7 +8,7 @@ TORCH  ?= torch==2.13.0
 MODEL  ?= smollm2
 SUITE  ?= quick
 
-.PHONY: audit test check bench bench-audit bench-scan bench-tsetlin bench-detect cards clean help
+.PHONY: audit test check bench bench-audit bench-scan bench-tsetlin bench-detect bench-control bench-serve bench-tokens adapter cards clean help
 
 help:
 	@echo "make audit        audit the embedded model on the quick suite; SUITE=core for all of it"
@@ -25,7 +25,7 @@ test: $(VENV)/test.stamp
 check: $(VENV)/test.stamp
 	@bash scripts/check $(BIN)
 
-bench: bench-audit bench-detect bench-scan bench-tsetlin
+bench: bench-audit bench-detect bench-scan bench-tsetlin bench-tokens bench-control bench-serve
 
 bench-audit: $(VENV)/test.stamp
 	@$(BIN)/python benchmarks/bench_audit.py
@@ -40,6 +40,24 @@ bench-scan: $(VENV)/bench.stamp
 
 bench-tsetlin: $(VENV)/bench.stamp
 	@$(BIN)/python benchmarks/bench_tsetlin.py --install $(VENV)/rivals
+
+# Refusal tokens for the embedded model, one adapter for each seed; about 20 minutes each on 2 cores.
+SEEDS ?= 0 1 2
+ADAPTERS := $(foreach seed,$(SEEDS),adapters/tokens-$(seed))
+
+adapters/tokens-%: $(VENV)/test.stamp
+	@$(BIN)/demur train refusal-tokens --model $(MODEL) --seed $* --out $@ --audit none
+
+adapter: adapters/tokens-0
+
+bench-tokens: $(VENV)/test.stamp $(ADAPTERS)
+	@$(BIN)/python benchmarks/bench_tokens.py $(ADAPTERS)
+
+bench-control: $(VENV)/test.stamp adapters/tokens-0
+	@$(BIN)/python benchmarks/bench_control.py --model $(MODEL)+adapters/tokens-0
+
+bench-serve: $(VENV)/test.stamp adapters/tokens-0
+	@$(BIN)/python benchmarks/bench_serve.py --model $(MODEL)+adapters/tokens-0
 
 cards: $(VENV)/test.stamp
 	@$(BIN)/python benchmarks/suite_card.py
@@ -58,7 +76,7 @@ $(VENV)/audit.stamp: $(VENV)/python.stamp pyproject.toml
 $(VENV)/test.stamp: $(VENV)/audit.stamp
 	@echo "installing what the tests need (once, a few minutes)"
 	@$(PIP) $(TORCH)
-	@$(PIP) -e '.[all]' pytest pytest-timeout hypothesis anyio ruff mypy import-linter
+	@$(PIP) -e '.[all]' pytest pytest-timeout hypothesis anyio ruff mypy import-linter openai litellm
 	@touch $@
 
 $(VENV)/bench.stamp: $(VENV)/test.stamp

@@ -6,12 +6,15 @@ import sys
 import typer
 
 from demur.cli.audit import audit_command
+from demur.cli.calibrate import calibrate_command, policy_app
 from demur.cli.compare import compare_command
 from demur.cli.doctor import doctor_command
+from demur.cli.export import export_command
 from demur.cli.judges import judges_app
 from demur.cli.models import models_command
 from demur.cli.predict import predict_app
 from demur.cli.scan import scan_command
+from demur.cli.serve import serve_command
 from demur.cli.signal import signal_command
 from demur.cli.suites import suites_command
 from demur.cli.train import train_app
@@ -26,6 +29,10 @@ app.add_typer(judges_app, name="judges")
 app.add_typer(predict_app, name="predict")
 app.add_typer(train_app, name="train")
 app.command("signal")(signal_command)
+app.command("calibrate")(calibrate_command)
+app.add_typer(policy_app, name="policy")
+app.command("serve")(serve_command)
+app.command("export")(export_command)
 app.command("models")(models_command)
 app.command("doctor")(doctor_command)
 

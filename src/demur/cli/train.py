@@ -44,6 +44,8 @@ def refusal_tokens_command(
     )
     with shown_stages() as say:
         summary = train_refusal_tokens(wanted, out, audit_suite=None if audit_suite == "none" else audit_suite, say=say)
+    if not summary:  # another process of the same run reports
+        return
     if as_json:
         typer.echo(json.dumps(summary))
         return

@@ -40,7 +40,7 @@ def train_refusal_tokens(
         say: Told what is being done: stage, done, total.
 
     Returns:
-        What is written to `training.json`.
+        What is written to `training.json`; nothing in the other processes of `accelerate launch`.
 
     Raises:
         BadInputError: A base that cannot be trained, or malformed rows.
@@ -48,7 +48,16 @@ def train_refusal_tokens(
     """
     _require()
     from demur.models.merging import base_folder, load_model, load_tokenizer
-    from demur.train.refusal_tokens import check_finite, learn_rows, p_any, prepared, save_run, train_lora
+    from demur.train.refusal_tokens import (
+        check_finite,
+        is_main_process,
+        learn_rows,
+        n_processes,
+        p_any,
+        prepared,
+        save_run,
+        train_lora,
+    )
     from demur.train.token_rows import training_rows
 
     say = say or (lambda *_: None)
@@ -67,14 +76,21 @@ def train_refusal_tokens(
     learnt = learn_rows(run, say=say)
     clock.lap("control rows")
     if recipe.mode == "lora":
-        train_lora(run, learnt, out / "checkpoints", say=say)
+        train_lora(run, learnt, out, say=say)
     else:
         from demur.train.token_adapter import attach_adapter
 
         run.model = attach_adapter(run.model, recipe, run.token_ids, learnt)
     check_finite(run.losses)
     clock.lap("adapter")
+    if not is_main_process():
+        return {}
     save_run(run, out, base_revision=revision)
+    if n_processes() > 1:  # parts of the trained model may lie on other devices
+        from demur.models.adapter import read_adapter
+        from demur.models.merging import merge
+
+        run.model = merge(read_adapter(out), base).model
     p, mass = p_any(run, held_out, say=say)
     clock.lap("measuring")
     summary = _summary(run, p, mass, held_out, rows, clock.seconds)

@@ -1,6 +1,7 @@
 """Refusal tokens taught to a model: rows on a frozen trunk first, then LoRA under them; an ordinary adapter."""
 
 import json
+import os
 import warnings
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -121,8 +122,21 @@ def learn_rows(run: TokenRun, *, say: Say) -> Any:
     return fitted.rows
 
 
-def train_lora(run: TokenRun, rows: Any, checkpoints: Path, *, say: Say) -> None:
-    """Train LoRA under the learnt rows; resumes from the newest checkpoint in `checkpoints`.
+def n_processes() -> int:
+    """Processes of this run, as `accelerate launch` sets them."""
+    return int(os.environ.get("WORLD_SIZE", "1"))
+
+
+def is_main_process() -> bool:
+    """Whether this process writes what a run leaves."""
+    return int(os.environ.get("RANK", "0")) == 0
+
+
+def train_lora(run: TokenRun, rows: Any, folder: Path, *, say: Say) -> None:
+    """Train LoRA under the learnt rows; resumes from the newest checkpoint in `folder`.
+
+    With several processes every block is trained, through the model's own forward, and the adapter is written from
+    all of them at the end: parts of it may lie on each device.
 
     Raises:
         BackendError: The loss is not a number; the last checkpoint is kept.
@@ -131,7 +145,9 @@ def train_lora(run: TokenRun, rows: Any, checkpoints: Path, *, say: Say) -> None
 
     recipe, n_blocks = run.recipe, run.model.config.num_hidden_layers
     wanted = recipe.lora.first_block
-    usual = 0 if run.model.device.type != "cpu" else 3 * n_blocks // 5
+    usual = 3 * n_blocks // 5 if run.model.device.type == "cpu" else 0
+    if n_processes() > 1:
+        wanted = 0
     run.first_block = _first_block(run, usual if wanted is None else wanted)
     with_reply = _with_reply(run)
     prefix_states, states = None, None
@@ -146,15 +162,16 @@ def train_lora(run: TokenRun, rows: Any, checkpoints: Path, *, say: Say) -> None
         for name, parameter in run.model.named_parameters():
             # Cached states were computed with these rows; moving them now would leave the states behind.
             parameter.requires_grad_(parameter.requires_grad and "trainable_tokens" not in name)
-    run.losses["adapter"] = _fit_adapter(run, with_reply, prefix_states, states, checkpoints, say)
+    run.losses["adapter"] = _fit_adapter(run, with_reply, prefix_states, states, folder, say)
 
 
 def save_run(run: TokenRun, folder: Path, *, base_revision: str) -> None:
     """Write the adapter, its tokenizer and its token record; the record comes last, so half an adapter is none."""
     (folder / TOKENS_FILE).unlink(missing_ok=True)
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # peft looks for the base on the hub to save its configuration
-        run.model.save_pretrained(folder, save_embedding_layers=False)
+    if n_processes() == 1:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # peft looks for the base on the hub to save its configuration
+            run.model.save_pretrained(folder, save_embedding_layers=False)
     run.tokenizer.save_pretrained(folder)
     write_json(
         folder / TOKENS_FILE,
@@ -194,14 +211,14 @@ def p_any(run: TokenRun, rows: Sequence[TrainingRow], *, say: Say) -> tuple[NDAr
 
 
 def _fit_adapter(
-    run: TokenRun, with_reply: Sequence[bool], prefix: Any, states: Any, checkpoints: Path, say: Say
+    run: TokenRun, with_reply: Sequence[bool], prefix: Any, states: Any, folder: Path, say: Say
 ) -> list[float]:
     from transformers.trainer_utils import get_last_checkpoint
 
     from demur.train.split_model import only_blocks
     from demur.train.token_adapter import ProgressReport, TokenTrainer, collate, numbered, training_arguments
 
-    inner = decoder_of(run.model.get_base_model())
+    inner, checkpoints = decoder_of(run.model.get_base_model()), folder / "checkpoints"
     with only_blocks(inner, run.first_block, len(inner.layers)), warnings.catch_warnings():
         warnings.simplefilter("ignore")  # trl warns of settings that are on purpose
         trainer = TokenTrainer(
@@ -221,6 +238,8 @@ def _fit_adapter(
         )
         resume = get_last_checkpoint(str(checkpoints)) if checkpoints.is_dir() else None
         trainer.train(resume_from_checkpoint=resume)
+        if n_processes() > 1:
+            trainer.save_model(str(folder))
     return [float(entry["loss"]) for entry in trainer.state.log_history if "loss" in entry]
 
 

@@ -93,17 +93,36 @@ class TokenTrainer(SFTTrainer):  # type: ignore[misc]  # trl has no types
         self, model: Any, inputs: Any, return_outputs: bool = False, num_items_in_batch: Any = None
     ) -> Any:
         numbers = inputs["number"].tolist()
-        prefix, states = self._inputs(model, numbers)
-        hidden, _ = after_prefix(decoder_of(model), prefix, states)
         places, targets, is_decision = self._labelled(numbers)
-        rows_of, columns_of = zip(*places, strict=True)
-        logits = model.get_output_embeddings()(hidden[list(rows_of), list(columns_of)]).float()
+        if self.accelerator.num_processes > 1:
+            logits = self._whole(model, numbers, places)
+        else:
+            prefix, states = self._inputs(model, numbers)
+            hidden, _ = after_prefix(decoder_of(model), prefix, states)
+            logits = model.get_output_embeddings()(hidden[_split(places)]).float()
         losses = F.cross_entropy(logits, torch.tensor(targets, device=logits.device), reduction="none")
         first = torch.tensor(is_decision, device=logits.device)
         loss = self.decision_weight * losses[first].mean()
         if not bool(first.all()):
             loss = loss + losses[~first].mean()
         return (loss, None) if return_outputs else loss
+
+    def _whole(self, model: Any, numbers: Sequence[int], places: Sequence[tuple[int, int]]) -> Any:
+        """Logits at the labelled positions through the model's own forward, which wrappers for many devices need."""
+        n_prefix, pad = len(self.prefix_ids), self.processing_class.pad_token_id or 0
+        ids = [
+            (*self.prefix_ids, *continuation(self.rows[i], n_prefix, self.control_ids))
+            if self.with_reply[i]
+            else self.rows[i].prompt
+            for i in numbers
+        ]
+        width, device = max(map(len, ids)), self.accelerator.device
+        output = model(
+            input_ids=torch.tensor([[*row, *[pad] * (width - len(row))] for row in ids], device=device),
+            attention_mask=torch.tensor([[1] * len(row) + [0] * (width - len(row)) for row in ids], device=device),
+            use_cache=False,
+        )
+        return output.logits[_split([(row, n_prefix + column) for row, column in places])].float()
 
     def _inputs(self, model: Any, numbers: Sequence[int]) -> tuple[Any, list[Any]]:
         n_prefix = len(self.prefix_ids)
@@ -133,6 +152,10 @@ class TokenTrainer(SFTTrainer):  # type: ignore[misc]  # trl has no types
                 targets.append(target)
                 is_decision.append(offset == 0)
         return places, targets, is_decision
+
+
+def _split(places: Sequence[tuple[int, int]]) -> tuple[list[int], list[int]]:
+    return [row for row, _ in places], [column for _, column in places]
 
 
 class ProgressReport(TrainerCallback):  # type: ignore[misc]  # transformers has no types
