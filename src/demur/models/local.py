@@ -13,7 +13,7 @@ from typing import Any
 from demur.core.chat import ChatReply, ChatRequest, EnoughSeen
 from demur.core.errors import BackendError, BadInputError, MissingExtraError
 from demur.core.exchange import StopReason
-from demur.models.untrusted import safe_messages
+from demur.models.untrusted import check_splitting, safe_messages
 
 BATCH_ROWS = 64
 BATCH_TOKENS = 24_576  # prompt and reply together: bounds the memory of keys and values
@@ -129,6 +129,12 @@ class TransformersModel:
                 )
             if tokenizer.pad_token_id is None:
                 tokenizer.pad_token = tokenizer.eos_token
+            tokens = _control_tokens(tokenizer)
+            check_splitting(
+                lambda text: tokenizer(text, add_special_tokens=False)["input_ids"],
+                tokens,
+                tokenizer.convert_tokens_to_ids(list(tokens)),
+            )
             device = "cuda" if torch.cuda.is_available() else "cpu"
             self._tokenizer, self._model = tokenizer, model.to(device).eval()
 
@@ -218,8 +224,9 @@ def _fail(jobs: Sequence[_Job], error: Exception) -> None:
 
 
 def _control_tokens(tokenizer: Any) -> tuple[str, ...]:
-    added = [str(token) for token in tokenizer.added_tokens_decoder.values() if token.special]
-    return tuple({*map(str, tokenizer.all_special_tokens), *added})
+    # Added tokens steer even where they are not called special (<think>, <tool_call>); runs of spaces are text.
+    added = [str(t) for t in tokenizer.added_tokens_decoder.values() if t.special or not str(t).strip().isalnum()]
+    return tuple({*map(str, tokenizer.all_special_tokens), *(text for text in added if text.strip())})
 
 
 def _end_tokens(model: Any, tokenizer: Any) -> set[int]:

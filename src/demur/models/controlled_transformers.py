@@ -1,0 +1,170 @@
+"""A controlled model on transformers: the reference engine, exact at every temperature, on any hardware torch knows.
+
+One worker thread owns the model: it reads what is waiting as one micro-batch, then decodes one token of every
+open reply, and so on. The keys and values of a prompt are kept from the decision to the reply.
+"""
+
+import asyncio
+from collections.abc import AsyncGenerator, Callable, Sequence
+from contextlib import aclosing
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from demur.core.chat import ChatRequest
+from demur.core.controlled import Piece
+from demur.core.errors import BackendError
+from demur.core.signal import TEMPERATURES, Signal, SignalScores, stacked
+from demur.models.adapter import ControlTokens
+from demur.models.controlled_stream import PieceStream
+from demur.models.controlled_worker import ReadJob, Worker
+
+DEFAULT_MAX_TOKENS = 512
+MAX_OPEN = 64
+MAX_ROWS = 32
+SCORED_AT_ONCE = 256
+
+
+@dataclass(slots=True)
+class TransformersControlled:
+    """A controlled model from base and adapter, or from one folder that holds both.
+
+    Attributes:
+        name: What requests call it.
+        identity: Identity of its signal.
+        control: Its control tokens; None where a signal of its own decides.
+        load: Makes (model, tokenizer); called once, in the worker.
+        own_signal: Decides where the model has no control tokens.
+        max_open: Requests that may be read and not yet answered; further ones wait.
+        max_rows: Replies decoded together.
+        exact_temperatures: Temperatures at which probabilities over the whole vocabulary are exact.
+    """
+
+    name: str
+    identity: str
+    control: ControlTokens | None
+    load: Callable[[], tuple[Any, Any]]
+    own_signal: Signal | None = None
+    max_open: int = MAX_OPEN
+    max_rows: int = MAX_ROWS
+    exact_temperatures: tuple[float, ...] = TEMPERATURES
+    _worker: Worker | None = None
+    _open: asyncio.Semaphore | None = None
+
+    @property
+    def signal(self) -> str:
+        return "refusal-tokens" if self.control is not None or self.own_signal is None else self.own_signal.name
+
+    @property
+    def token_ids(self) -> dict[str, int]:
+        return self.control.token_ids if self.control is not None else {}
+
+    @property
+    def text_follows(self) -> Literal["token", "nothing"]:
+        return self.control.text_follows if self.control is not None else "nothing"
+
+    @property
+    def categories(self) -> tuple[str, ...]:
+        """Columns of its scores."""
+        if self.control is not None:
+            return self.control.categories
+        return self.own_signal.categories if self.own_signal else ()
+
+    async def open(self, request: ChatRequest, /) -> "TransformersTurn":
+        if self._open is None:
+            self._open = asyncio.Semaphore(self.max_open)
+        await self._open.acquire()
+        try:
+            job = await self._read(request, keep=True)
+            found = job.done.result()
+            scores = found.scores
+            if scores is None:
+                assert self.own_signal is not None
+                scores = await self.own_signal.score([request])
+        except BaseException:
+            self._open.release()
+            raise
+        return TransformersTurn(self, job, scores, found.kept)
+
+    async def score(self, requests: Sequence[ChatRequest], /) -> SignalScores:
+        """Score requests without answering them, so that the model is a `Signal` too."""
+        if self.control is None:
+            assert self.own_signal is not None
+            return await self.own_signal.score(requests)
+        parts: list[SignalScores] = []
+        for start in range(0, len(requests), SCORED_AT_ONCE):
+            batch = requests[start : start + SCORED_AT_ONCE]
+            jobs = await asyncio.gather(*(self._read(request, keep=False) for request in batch))
+            parts += [scores for job in jobs if (scores := job.done.result().scores) is not None]
+        return stacked(parts)
+
+    async def close(self) -> None:
+        worker, self._worker = self._worker, None
+        if worker is not None:
+            await asyncio.to_thread(worker.stop)
+
+    async def _read(self, request: ChatRequest, *, keep: bool) -> ReadJob:
+        if self._worker is None:
+            self._worker = Worker(self.load, self.control, max_rows=self.max_rows)
+        loop = asyncio.get_running_loop()
+        job = ReadJob(request, keep, loop, loop.create_future())
+        self._worker.inbox.put(job)
+        await job.done
+        return job
+
+
+class TransformersTurn:
+    """One request with the keys and values of its prompt.
+
+    Attributes:
+        input_tokens: Tokens of the prompt.
+        evaluated: Prompt tokens that are evaluated for the reply; the rest were kept.
+    """
+
+    evaluated = 1
+
+    def __init__(self, model: TransformersControlled, job: ReadJob, scores: SignalScores, kept: Any) -> None:
+        self.input_tokens = len(job.prompt)
+        self._model, self._job, self._scores, self._kept = model, job, scores, kept
+        self._stream: PieceStream | None = None
+        self._closed = False
+
+    @property
+    def scores(self) -> SignalScores:
+        return self._scores
+
+    async def reply(self, *, token: int = -1) -> AsyncGenerator[Piece, None]:
+        from demur.models.controlled_writing import Reply
+
+        if self._stream is not None or self._closed:
+            raise RuntimeError("a turn replies once")
+        control, request, worker = self._model.control, self._job.request, self._model._worker
+        if worker is None:
+            raise BackendError("the model was closed", retriable=False)
+        stream = self._stream = PieceStream(control.texts if control else ())
+        kept, self._kept = self._kept, None
+        worker.inbox.put(
+            Reply(
+                stream=stream,
+                prompt=self._job.prompt,
+                kept=kept,
+                forced=control.ids[token] if control and token >= 0 else -1,
+                budget=request.max_tokens or DEFAULT_MAX_TOKENS,
+                temperature=request.temperature or 0.0,
+                seed=request.seed,
+            )
+        )
+        del kept
+        try:
+            async with aclosing(stream.pieces()) as pieces:
+                async for piece in pieces:
+                    yield piece
+        finally:
+            await self.close()
+
+    async def close(self) -> None:
+        if self._stream is not None:
+            self._stream.abandoned = True
+        if not self._closed:
+            self._closed, self._kept = True, None
+            assert self._model._open is not None
+            self._model._open.release()
