@@ -1,0 +1,111 @@
+"""Texts of replies: whole, in pieces, ended at stop texts; the same text either way."""
+
+import asyncio
+import json
+from contextlib import aclosing
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from tests.serve_models import policy
+
+from demur.core.chat import ChatRequest
+from demur.core.controlled import ControlledModel, Piece, Turn
+from demur.core.exchange import Message
+from demur.core.policy import Decision, Rule
+from demur.serve.rehearsal import Rehearsal
+from demur.serve.replies import own_words, plan_of, until_stop
+from demur.serve.shapes import ReplyShape
+from demur.serve.visit import Visit
+
+REFUSED = Decision(action="refuse", category="safety", p=0.9, threshold=0.5, policy="default", token=4)
+ANSWERED = Decision(action="answer", category="safety", p=0.1, threshold=0.5, policy="default", token=5)
+
+
+def run(pieces):
+    async def collect():
+        async with aclosing(pieces) as found:
+            return [piece async for piece in found]
+
+    return asyncio.run(collect())
+
+
+async def stream(texts):
+    for text in texts:
+        yield Piece(text=text)
+    yield Piece(stop_reason="stop", input_tokens=3, output_tokens=len(texts))
+
+
+def joined(pieces):
+    return "".join(piece.text for piece in pieces)
+
+
+@given(st.lists(st.text("abc", max_size=4), max_size=12), st.lists(st.text("abc", min_size=1, max_size=3), max_size=3))
+def test_a_reply_ends_before_the_first_stop_text_however_it_is_cut(texts, stop):
+    whole = "".join(texts)
+    found = [whole.find(s) for s in stop if s in whole]
+    pieces = run(until_stop(stream(texts), stop))
+    # Cut into pieces, the stop text that is complete first ends the reply.
+    assert joined(pieces) in {whole[:at] for at in found} if found else joined(pieces) == whole
+    assert not any(s in joined(pieces) for s in stop)
+    assert [piece.stop_reason for piece in pieces if piece.stop_reason] == ["stop"]
+
+
+def test_a_model_whose_text_follows_gets_the_token_and_the_other_gets_none():
+    assert plan_of(policy(), ANSWERED, text_follows="token").token == 5
+    assert plan_of(policy(), ANSWERED, text_follows="nothing").token == -1
+    follows = plan_of(policy(), REFUSED, text_follows="token")
+    assert (follows.token, follows.wording) == (4, "")
+    assert plan_of(policy(), REFUSED, text_follows="nothing").wording
+
+
+def test_a_policys_wording_comes_before_the_models_words():
+    worded = policy(safety=Rule(wording="Not here."))
+    for follows in ("token", "nothing"):
+        assert plan_of(worded, REFUSED, text_follows=follows).wording == "Not here."
+
+
+class Silent(Rehearsal):
+    async def open(self, request, /):
+        turn = await super().open(request)
+
+        async def reply(*, token=-1):
+            yield Piece(text=" ")
+            yield Piece(stop_reason="stop", output_tokens=1)
+
+        turn.reply = reply
+        return turn
+
+
+def test_a_model_that_has_no_words_for_its_refusal_gets_the_policys():
+    async def pieces():
+        turn = await Silent().open(ChatRequest(messages=(Message(role="user", text="x"),)))
+        plan = plan_of(policy(), REFUSED, text_follows="token")
+        return [piece async for piece in own_words(turn, plan, ())]
+
+    assert len(joined(asyncio.run(pieces())).strip()) > 10
+
+
+def test_the_rehearsal_keeps_the_protocol():
+    model = Rehearsal()
+    turn = asyncio.run(model.open(ChatRequest(messages=(Message(role="user", text="x"),))))
+    assert isinstance(model, ControlledModel)
+    assert isinstance(turn, Turn)
+
+
+@pytest.mark.parametrize("usage", [False, True])
+@pytest.mark.parametrize("action", ["answer", "refuse", "clarify", "guide"])
+@given(text=st.text())
+def test_a_stream_says_what_the_whole_says(action, usage, text):
+    decision = REFUSED.model_copy(update={"action": action})
+    shape = ReplyShape(Visit(model="m", decision=decision), "v1", content_on_refusal=False, include_usage=usage)
+    whole = json.loads(shape.whole(text))
+    chunks = [
+        json.loads(line[6:]) for line in (shape.first() + shape.piece(text) + shape.last()).decode().split("\n\n")[:-2]
+    ]
+    field = "refusal" if action == "refuse" else "content"
+    deltas = [chunk["choices"][0]["delta"] for chunk in chunks if chunk["choices"]]
+    assert "".join(delta.get(field, "") for delta in deltas) == text == whole["choices"][0]["message"][field]
+    assert chunks[0]["demur"] == whole["demur"] == next(c for c in reversed(chunks) if c["choices"])["demur"]
+    assert {chunk["id"] for chunk in chunks} == {whole["id"]}
+    assert [chunk.get("usage") for chunk in chunks][-1] == (whole["usage"] if usage else None)
