@@ -26,6 +26,11 @@ class Turn(Protocol):
         """The request's scores; one row."""
         ...
 
+    @property
+    def input_tokens(self) -> int:
+        """Tokens of the prompt; 0 if not known."""
+        ...
+
     def reply(self, *, token: int = -1) -> AsyncIterator[Piece]:
         """Write the reply after the control token of that column (-1: no token), which is never part of the text.
 
@@ -61,6 +66,11 @@ class ControlledModel(Protocol):
         ...
 
     @property
+    def categories(self) -> tuple[str, ...]:
+        """Columns of its scores."""
+        ...
+
+    @property
     def token_ids(self) -> dict[str, int]:
         """Ids of the control tokens by category, plus 'respond'; empty if it has none."""
         ...
@@ -74,7 +84,8 @@ class ControlledModel(Protocol):
         """Read a request: one forward pass over its prompt.
 
         Raises:
-            BackendError: The model failed, or the prompt does not fit.
+            BadInputError: The prompt does not fit the model's context.
+            BackendError: The model failed.
         """
         ...
 
