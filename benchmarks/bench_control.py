@@ -185,6 +185,11 @@ def target_line(target, seen):
 # --- coverage -------------------------------------------------------------------------------------------------------
 
 
+def known(values):
+    """Rounded means; None where no draw could be calibrated."""
+    return {name: None if np.isnan(value) else round(value, 4) for name, value in values.items()}
+
+
 def coverage_part(populations, draws):
     found = {}
     for name, (population, n_groups) in populations.items():
@@ -200,8 +205,8 @@ def coverage_part(populations, draws):
                 "out_of_reach": simulated.infeasible,
                 "delta": simulated.delta,
                 "holds": simulated.holds,
-                "achieved": {k: round(v, 4) for k, v in simulated.achieved.items()},
-                "tolerance": {k: round(v, 4) for k, v in simulated.tolerance.items()},
+                "achieved": known(simulated.achieved),
+                "tolerance": known(simulated.tolerance),
             }
             print(f"coverage {key}: {found[key]}")
     return {"draws": draws, "promises": found}

@@ -15,11 +15,12 @@ from record import record
 
 from demur.control.decision import decide
 from demur.core.chat import ChatRequest
-from demur.core.exchange import Exchange, Message
+from demur.core.exchange import Message
 from demur.core.policy import Policy, Rule
 from demur.core.signal import stacked
+from demur.jobs.following import forced_replies, outcomes
 from demur.jobs.signal import score_prompts
-from demur.judges import load_judges
+from demur.models.controlled import controlled_model
 from demur.stats.ranking import auroc, auroc_interval
 from demur.suites import load_suite
 from demur.suites.training import load_short_prompts, load_training
@@ -76,38 +77,19 @@ def spill_over(scores, rows, source):
     return table
 
 
-async def replies(model, prompts, *, tokens):
-    """Replies of a controlled model after a forced token (column), or of a plain one where tokens is None."""
+async def plain_replies(model, prompts):
+    """Replies of a model left to itself."""
     from demur.models import build_model, parse_model
-    from demur.models.controlled import controlled_model
 
     requests = [ChatRequest(messages=(Message(role="user", text=p),), max_tokens=64, temperature=0.0) for p in prompts]
-    if tokens is None:
-        plain = build_model(parse_model(model), identity=model)
-        found = await asyncio.gather(*(plain.complete(request) for request in requests))
-        plain.close()
-        return [reply.text for reply in found]
-    engine = controlled_model(model)
-
-    async def one(request, token):
-        turn = await engine.open(request)
-        try:
-            return "".join([piece.text async for piece in turn.reply(token=token)])
-        finally:
-            await turn.close()
-
-    found = await asyncio.gather(*(one(r, t) for r, t in zip(requests, tokens, strict=True)))
-    await engine.close()
-    return found
+    plain = build_model(parse_model(model), identity=model)
+    found = await asyncio.gather(*(plain.complete(request) for request in requests))
+    plain.close()
+    return [reply.text for reply in found]
 
 
-def outcomes(prompts, texts):
-    judge = load_judges(["learned"])[0]
-    exchanges = [
-        Exchange(id=str(i), messages=(Message(role="user", text=p),), response=t, stop_reason="stop")
-        for i, (p, t) in enumerate(zip(prompts, texts, strict=True))
-    ]
-    return [v.outcome for v in asyncio.run(judge.judge(exchanges))]
+def judged(prompts, texts):
+    return [v.outcome for v in outcomes(prompts, texts)]
 
 
 def consistency(model, scores, rows):
@@ -117,8 +99,8 @@ def consistency(model, scores, rows):
     own = scores.p()[drawn].argmax(axis=1)
     respond = len(CATEGORIES)
     other = np.where(own == respond, scores.p()[drawn, :-1].argmax(axis=1), respond)
-    said = outcomes(prompts, asyncio.run(replies(model, prompts, tokens=own.tolist())))
-    flipped = outcomes(prompts, asyncio.run(replies(model, prompts, tokens=other.tolist())))
+    said = judged(prompts, forced_replies(controlled_model(model), prompts, own.tolist(), max_tokens=64))
+    flipped = judged(prompts, forced_replies(controlled_model(model), prompts, other.tolist(), max_tokens=64))
     table = {"refusal token": {}, "respond token": {}}
     for token, outcome in zip(own, said, strict=True):
         row = table["respond token" if token == respond else "refusal token"]
@@ -176,7 +158,7 @@ def perplexity(model):
 def ability(base, model, rows):
     """What training cost: perplexity, and the verdicts on 200 contrast prompts beside the base model's."""
     contrast = [row.prompt for row in rows if row.expected == "comply"][:N_REPLIES]
-    before, after = (outcomes(contrast, asyncio.run(replies(m, contrast, tokens=None))) for m in (base, model))
+    before, after = (judged(contrast, asyncio.run(plain_replies(m, contrast))) for m in (base, model))
     declined = [np.mean([o in ("refused", "partial") for o in found]) for found in (before, after)]
     (ppl_before, n), (ppl_after, _) = perplexity(base), perplexity(model)
     return {

@@ -88,6 +88,17 @@ def test_the_cached_file_is_made_once(name):
     assert not [p for p in first.parent.iterdir() if "partial" in p.name]
 
 
+def test_what_was_measured_after_the_file_was_cached_counts(home, name):
+    assert controlled_model(name).text_follows == "token"
+    path = home / "tokens" / "demur_tokens.json"
+    record = json.loads(path.read_text())
+    path.write_text(json.dumps({**record, "follows": 0.4}))
+    try:
+        assert controlled_model(name).text_follows == "nothing"
+    finally:
+        path.write_text(json.dumps(record))
+
+
 def test_the_command_says_what_it_wrote_and_how_to_serve_it(command, name, tmp_path):
     done = command(name, "--gguf", tmp_path / "t.gguf")
     assert done.exit_code == 0

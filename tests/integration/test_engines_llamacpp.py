@@ -188,7 +188,7 @@ def test_readers_that_leave_give_their_slot_back():
 
 def test_a_prompt_that_does_not_fit_is_refused_and_keeps_no_slot():
     async def use(model):
-        with pytest.raises(BackendError, match="exceeds the available context"):
+        with pytest.raises(BadInputError, match="expected at most 512"):
             await model.open(ask("x " * 900))
         return model._slots.n_free
 

@@ -208,7 +208,7 @@ def test_a_prompt_that_does_not_fit_fails_alone(merged):
 
     first, failed, third = run(merged, use)
     assert isinstance(failed, BadInputError)
-    assert "exceeds the context of 512" in str(failed)
+    assert "expected at most 510" in str(failed)
     assert isinstance(first, Turn)
     assert isinstance(third, Turn)
 

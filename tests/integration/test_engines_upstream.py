@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 from demur.core.controlled import ControlledModel, Turn
-from demur.core.errors import BackendError
+from demur.core.errors import BackendError, BadInputError
 from demur.core.signal import scores_from_probabilities
 from demur.models.adapter import ControlTokens
 from demur.models.controlled_http import Address
@@ -266,6 +266,12 @@ def test_every_refusal_is_one_short_sentence_without_the_key(second, status, bod
     assert caught.value.retriable is retriable
     assert KEY not in str(caught.value)
     assert len(str(caught.value)) < 260
+
+
+def test_a_prompt_that_does_not_fit_upstream_is_the_callers_to_shorten():
+    body = b'{"error": {"message": "This model\'s maximum context length is 8192 tokens"}}'
+    with pytest.raises(BadInputError, match="maximum context length is 8192 tokens; shorten it"):
+        run(Failing(400, body), both_calls)
 
 
 @pytest.mark.parametrize(

@@ -33,7 +33,7 @@ RECORD = {
 @pytest.fixture
 def folder(tmp_path):
     (tmp_path / TOKENS_FILE).write_text(json.dumps(RECORD))
-    (tmp_path / PEFT_CONFIG).write_text('{"peft_type": "LORA"}')
+    (tmp_path / PEFT_CONFIG).write_text('{"peft_type": "LORA", "e": 1}')
     (tmp_path / PEFT_WEIGHTS).write_bytes(b"weights")
     return tmp_path
 
@@ -61,9 +61,18 @@ def test_the_hash_changes_with_every_file_that_can_change_a_score(folder, name):
     before = adapter_hash(folder)
     (folder / "README.md").write_text("nothing that matters")
     assert adapter_hash(folder) == before
-    (folder / name).write_bytes((folder / name).read_bytes() + b" ")
+    (folder / name).write_bytes((folder / name).read_bytes().replace(b"e", b"3"))
     assert adapter_hash(folder) != before
     assert len(before) == 8
+
+
+def test_what_was_measured_of_the_replies_changes_no_score_and_no_hash(folder):
+    before = adapter_hash(folder)
+    rewrite(folder, follows=0.5)
+    assert adapter_hash(folder) == before
+    assert read_adapter(folder).control.text_follows == "nothing"
+    rewrite(folder, follows=1.0)
+    assert read_adapter(folder).control.text_follows == "token"
 
 
 def test_the_identity_names_base_revision_and_adapter(folder):

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from demur.core.errors import BackendError
+from demur.core.errors import BackendError, BadInputError
 from demur.core.signal import TEMPERATURES
 from demur.models.adapter import ControlTokens
 from demur.models.controlled_dialects import kind_of, reading, reported, served_name, writing
@@ -90,8 +90,14 @@ def test_an_answer_without_probabilities_is_a_failed_model(answer):
 
 
 def test_what_llama_cpp_complains_about_is_passed_on():
-    with pytest.raises(BackendError, match="exceeds the available context"):
-        plain_call(SilentServer({"error": {"message": "prompt exceeds the available context"}}), {}, CONTROL.ids)
+    with pytest.raises(BackendError, match=r"llama\.cpp: out of memory"):
+        plain_call(SilentServer({"error": {"message": "out of memory"}}), {}, CONTROL.ids)
+
+
+def test_a_prompt_that_does_not_fit_is_the_callers_to_shorten():
+    error = {"type": "exceed_context_size_error", "n_prompt_tokens": 900, "n_ctx": 512, "message": "too long"}
+    with pytest.raises(BadInputError, match="prompt of 900 tokens: expected at most 512"):
+        plain_call(SilentServer({"error": error}), {}, CONTROL.ids)
 
 
 def chat_answer(*tops, drawn=None):

@@ -105,15 +105,16 @@ def write_presets(source: SignalSource, categories: Sequence[str], folder: Path)
     """Write every preset for a signal into a folder, as a start for policies of one's own.
 
     Raises:
-        BadInputError: A file of that name is there and is no policy.
+        BadInputError: A file of that name is there and holds something else, e.g. a calibrated policy.
     """
-    written = []
-    for name in PRESETS:
-        path = folder / f"{name}.toml"
+    presets = {folder / f"{name}.toml": preset(name, source, categories) for name in PRESETS}
+    for path, policy in presets.items():  # before the first is written: nothing half done
         _check_place(path)
-        write_policy(path, preset(name, source, categories))
-        written.append(path)
-    return written
+        if path.is_file() and read_policy(path) != policy:
+            raise BadInputError(f"{path} holds another policy of yours; choose another --out or move it away")
+    for path, policy in presets.items():
+        write_policy(path, policy)
+    return list(presets)
 
 
 def read_policies(place: Path, source: SignalSource | None = None) -> list[Policy]:

@@ -26,6 +26,7 @@ if TYPE_CHECKING:
 
 Say = Callable[[str, int, int], None]
 SUMMARY = "training.json"
+N_FOLLOWING = 60  # prompts of each side on which a token is forced
 
 
 def train_refusal_tokens(
@@ -47,17 +48,7 @@ def train_refusal_tokens(
         BackendError: The loss became not a number; the last checkpoint is kept.
     """
     _require()
-    from demur.models.merging import base_folder, load_model, load_tokenizer
-    from demur.train.refusal_tokens import (
-        check_finite,
-        is_main_process,
-        learn_rows,
-        n_processes,
-        p_any,
-        prepared,
-        save_run,
-        train_lora,
-    )
+    from demur.train.refusal_tokens import p_any
     from demur.train.token_rows import training_rows
 
     say = say or (lambda *_: None)
@@ -71,29 +62,16 @@ def train_refusal_tokens(
     if (done := _finished(out)) is not None:
         _finish(out, done)  # an interruption may have come between the summary and its report
         return done
-    clock, base = _Clock(), base_folder(spec)
-    run = prepared(recipe, load_model(base, dtype="float32").eval(), load_tokenizer(base), rows)
-    learnt = learn_rows(run, say=say)
-    clock.lap("control rows")
-    if recipe.mode == "lora":
-        train_lora(run, learnt, out, say=say)
-    else:
-        from demur.train.token_adapter import attach_adapter
-
-        run.model = attach_adapter(run.model, recipe, run.token_ids, learnt)
-    check_finite(run.losses)
-    clock.lap("adapter")
-    if not is_main_process():
+    clock = _Clock()
+    run = _trained(recipe, out, rows, revision, clock=clock, say=say)
+    if run is None:
         return {}
-    save_run(run, out, base_revision=revision)
-    if n_processes() > 1:  # parts of the trained model may lie on other devices
-        from demur.models.adapter import read_adapter
-        from demur.models.merging import merge
-
-        run.model = merge(read_adapter(out), base).model
     p, mass = p_any(run, held_out, say=say)
     clock.lap("measuring")
     summary = _summary(run, p, mass, held_out, rows, clock.seconds)
+    if recipe.mode == "lora":
+        summary["following"] = _following(recipe.model, out, held_out, say)
+        clock.lap("following")
     if audit_suite is not None:
         summary["audits"] = _audits(recipe.model, out, audit_suite, say)
         clock.lap("audits")
@@ -178,8 +156,67 @@ def _summary(
             "n": len(held_out),
             "auroc": {"all": _auroc(p, held_out)} | {c.id: _auroc(p, held_out, c.id) for c in load_taxonomy().category},
         },
-        "seconds": dict(seconds),
+        "seconds": seconds,
     }
+
+
+def _trained(
+    recipe: "TokenRecipe", out: Path, rows: Sequence[TrainingRow], revision: str, *, clock: "_Clock", say: Say
+) -> "TokenRun | None":
+    """Train and save; None in processes that write nothing."""
+    from demur.models.adapter import read_adapter
+    from demur.models.merging import base_folder, load_model, load_tokenizer, merge
+    from demur.train.refusal_tokens import (
+        check_finite,
+        is_main_process,
+        learn_rows,
+        n_processes,
+        prepared,
+        save_run,
+        train_lora,
+    )
+    from demur.train.token_adapter import attach_adapter
+
+    base = base_folder(parse_model(recipe.model))
+    run = prepared(recipe, load_model(base, dtype="float32").eval(), load_tokenizer(base), rows)
+    learnt = learn_rows(run, say=say)
+    clock.lap("control rows")
+    if recipe.mode == "lora":
+        train_lora(run, learnt, out, say=say)
+    else:
+        run.model = attach_adapter(run.model, recipe, run.token_ids, learnt)
+    check_finite(run.losses)
+    clock.lap("adapter")
+    if not is_main_process():
+        return None
+    save_run(run, out, base_revision=revision)
+    if n_processes() > 1:  # parts of the trained model may lie on other devices
+        run.model = merge(read_adapter(out), base).model
+    return run
+
+
+def _following(base: str, out: Path, held_out: Sequence[TrainingRow], say: Say) -> dict[str, Any]:
+    """Force tokens on held-out prompts and judge what is written; the adapter's record keeps the result."""
+    from demur.jobs.following import followed, forced_replies, outcomes
+    from demur.models.adapter import TOKENS_FILE, read_adapter
+    from demur.models.controlled import controlled_model
+
+    control = read_adapter(out).control
+    columns = {name: i for i, name in enumerate((*control.categories, "respond"))}
+    found: dict[str, Any] = {}
+    for side, name in (("refuse", "refusal tokens followed"), ("comply", "respond token answered")):
+        rows = [row for row in held_out if row.expected == side][:: max(1, len(held_out) // 2 // N_FOLLOWING)]
+        tokens = [
+            columns.get(row.category, columns.get("any", 0)) if side == "refuse" else columns["respond"] for row in rows
+        ]
+        prompts = [row.prompt for row in rows]
+        engine = controlled_model(f"{base}+{out}", engine="transformers")
+        replies = forced_replies(engine, prompts, tokens, progress=partial(say, "does the text follow"))
+        found[name] = round(followed(outcomes(prompts, replies), declining=side == "refuse"), 4)
+        found[f"n {side}"] = len(rows)
+    record = json.loads((out / TOKENS_FILE).read_text(encoding="utf-8"))
+    write_json(out / TOKENS_FILE, {**record, "follows": found["refusal tokens followed"]})
+    return found
 
 
 def _auroc(p: Any, rows: Sequence[TrainingRow], category: str | None = None) -> float | None:

@@ -21,6 +21,8 @@ PEFT_CONFIG = "adapter_config.json"
 PEFT_WEIGHTS = "adapter_model.safetensors"
 RESPOND = "respond"
 Mode = Literal["rows", "lora"]
+# Share of forced refusals that must decline before a model may word its own; below, a "refusal" would too often comply.
+FOLLOWS_ENOUGH = 0.9
 
 
 class ControlToken(Frozen):
@@ -41,6 +43,7 @@ class ControlTokens(BaseModel):
         base_revision: Revision of the base; empty if unknown.
         tokens: Token of each category ('any' for one without categories), plus 'respond'.
         identity: Identity of the signal, in files that no longer consist of base and adapter; else empty.
+        follows: Measured share of forced refusal tokens whose text declines; None = never measured.
     """
 
     model_config = ConfigDict(frozen=True, extra="ignore")
@@ -52,6 +55,7 @@ class ControlTokens(BaseModel):
     base_revision: str = ""
     tokens: dict[str, ControlToken]
     identity: str = ""
+    follows: Annotated[float, Field(ge=0.0, le=1.0)] | None = None
 
     @model_validator(mode="after")
     def _check(self) -> Self:
@@ -84,8 +88,9 @@ class ControlTokens(BaseModel):
 
     @property
     def text_follows(self) -> Literal["token", "nothing"]:
-        """Whether the model's own words follow a forced token."""
-        return "token" if self.mode == "lora" else "nothing"
+        """Whether the model's own words follow a forced token: trained to, and not measured to fail."""
+        measured = self.follows is None or self.follows >= FOLLOWS_ENOUGH
+        return "token" if self.mode == "lora" and measured else "nothing"
 
 
 class Adapter(Frozen):
@@ -174,7 +179,10 @@ def adapter_hash(folder: Path) -> str:
         BadInputError: A file is missing.
     """
     digest = sha256()
-    for name in (PEFT_CONFIG, TOKENS_FILE, PEFT_WEIGHTS):
+    record = _json(folder / TOKENS_FILE)
+    kept = {name: value for name, value in record.items() if name != "follows"}  # changes no score
+    digest.update(json.dumps(kept, sort_keys=True).encode())
+    for name in (PEFT_CONFIG, PEFT_WEIGHTS):
         try:
             with (folder / name).open("rb") as file:
                 digest.update(f"{name}:{(folder / name).stat().st_size}:".encode())
@@ -226,7 +234,10 @@ def check_base(adapter: Adapter, base: str, revision: str) -> None:
 
 def _json(path: Path) -> Any:
     try:
-        return json.loads(path.read_text(encoding="utf-8"))
+        found = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
         reason = str(error).splitlines()[0]
         raise BadInputError(f"{path}: expected a JSON object; {reason}; train the adapter again") from None
+    if not isinstance(found, dict):
+        raise BadInputError(f"{path}: expected a JSON object, got {type(found).__name__}; train the adapter again")
+    return found

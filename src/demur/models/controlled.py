@@ -10,7 +10,7 @@ from demur.core.controlled import ControlledModel
 from demur.core.errors import BadInputError
 from demur.core.policy import Policy
 from demur.core.signal import Signal
-from demur.models import ModelSpec, parse_model, revision_of
+from demur.models import ModelSpec, base_name, parse_model, revision_of
 from demur.models.adapter import (
     Adapter,
     ControlTokens,
@@ -72,7 +72,9 @@ def controlled_model(
         from demur.models.controlled_llamacpp import LlamaCppControlled
 
         path = merged_gguf(spec, adapter, progress=progress) if adapter else _gguf_path(spec)
-        return LlamaCppControlled(path=path, name=base_name(spec), own_signal=None if control else signal)
+        return LlamaCppControlled(
+            path=path, name=base_name(spec), own_signal=None if control else signal, control=control
+        )
     from demur.models.controlled_transformers import TransformersControlled
 
     return TransformersControlled(
@@ -97,11 +99,6 @@ def check_policy(model: ControlledModel, policy: Policy) -> None:
             f"policy {policy.name!r}: view 'full' at temperature {policy.temperature:g} needs engine 'transformers'; "
             f"this one is exact at {', '.join(f'{t:g}' for t in exact)}; use view 'posterior' or that engine"
         )
-
-
-def base_name(spec: ModelSpec) -> str:
-    """The model's name without its adapter: what requests call it."""
-    return spec.name.partition("+")[0]
 
 
 def base_spec(spec: ModelSpec) -> ModelSpec:
@@ -189,9 +186,10 @@ def loader(spec: ModelSpec, adapter: Adapter | None) -> Callable[[], tuple[Any, 
     def load() -> tuple[Any, Any]:
         import torch
 
+        from demur.models.controlled_transformers import number_type
         from demur.models.merging import base_folder, load_merged, load_model, load_tokenizer, merge
 
-        dtype = "bfloat16" if torch.cuda.is_available() else "float32"
+        dtype = number_type(torch)
         if adapter is not None:
             merged = merge(adapter, base_folder(base_spec(spec)), dtype=dtype, check=False)
             return merged.model, merged.tokenizer

@@ -9,7 +9,7 @@ from urllib.parse import urlsplit
 
 import httpx
 
-from demur.core.errors import BackendError, BadInputError
+from demur.core.errors import BackendError, BadInputError, DemurError
 from demur.core.exchange import Frozen
 
 LARGEST_ANSWER = 16 << 20
@@ -78,6 +78,7 @@ class Connection:
         """Send JSON and get JSON.
 
         Raises:
+            BadInputError: The prompt does not fit the model's context.
             BackendError: The upstream failed.
         """
         async with self._exchange("POST", path, body) as response:
@@ -109,7 +110,7 @@ class Connection:
             request = self._client.stream(method, self._base + path, content=content, headers=headers)
             async with request as response:
                 if response.status_code != 200:
-                    raise self._refused(response.status_code, await self._body(response))
+                    raise self.refused(response.status_code, await self._body(response))
                 yield response
         except httpx.TimeoutException:
             raise BackendError(
@@ -127,9 +128,12 @@ class Connection:
                 raise BackendError(f"the upstream's answer exceeds {LARGEST_ANSWER >> 20} MiB", retriable=False)
         return b"".join(parts)
 
-    def _refused(self, status: int, body: bytes) -> BackendError:
+    def refused(self, status: int, body: bytes) -> DemurError:
+        """An answer with an error status, as our error: a prompt that does not fit is the caller's to shorten."""
         # What an upstream says of a key may contain the key.
         reason = "" if status in (401, 403) else self._reason(body)
+        if status in (400, 413, 422) and "context" in reason.casefold():
+            return BadInputError(f"the upstream refuses the prompt: {reason}; shorten it")
         retriable = status in (408, 409, 425, 429) or status >= 500
         return BackendError(f"the upstream answered {status}{': ' if reason else ''}{reason}", retriable=retriable)
 

@@ -9,7 +9,7 @@ import asyncio
 import atexit
 import secrets
 from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import aclosing
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -21,11 +21,11 @@ from demur.core.errors import BackendError, BadInputError, MissingExtraError
 from demur.core.exchange import StopReason
 from demur.core.signal import Signal, SignalScores, stacked
 from demur.models.adapter import ControlTokens
-from demur.models.controlled_reported import N_PROBS, biased_call, plain_call, scores_of, with_biased
+from demur.models.controlled_reported import N_PROBS, biased_call, complaint, plain_call, scores_of, with_biased
 from demur.models.controlled_slots import Slot, Slots
 from demur.models.controlled_stream import PieceStream
 from demur.models.controlled_template import ChatTemplate
-from demur.models.gguf_header import GgufHeader, read_header
+from demur.models.gguf_header import FILE_TYPES, GgufHeader, read_header
 from demur.models.llamacpp import default_copies, n_cores
 from demur.models.untrusted import safe_messages
 
@@ -35,7 +35,7 @@ DEFAULT_MAX_TOKENS = 512
 _STOPS: Mapping[str, StopReason] = {"stop": "stop", "length": "max_tokens"}
 
 
-@dataclass(slots=True)
+@dataclass(slots=True, eq=False, repr=False)
 class LlamaCppControlled:
     """A controlled model from a GGUF file that demur exported, or any GGUF file with a signal of its own.
 
@@ -43,6 +43,8 @@ class LlamaCppControlled:
         path: The GGUF file.
         name: What requests call it.
         own_signal: Decides where the file has no control tokens.
+        control: The adapter's own record where the file was made of one: what was measured after the file was made
+            is only there. None = the file's.
         n_context: Tokens shared by the slots of one copy; each slot has its equal part.
         n_slots: Requests that one copy holds at once; further ones wait.
         n_copies: Copies of the model; None = one per core for a small model, else one.
@@ -53,12 +55,13 @@ class LlamaCppControlled:
     path: Path
     name: str
     own_signal: Signal | None = None
+    control: ControlTokens | None = None
     n_context: int = N_CONTEXT
     n_slots: int = N_SLOTS
     n_copies: int | None = None
     full_cache: bool = False
     exact_temperatures: tuple[float, ...] = (1.0,)
-    _key: str = field(default_factory=lambda: secrets.token_hex(16), repr=False)
+    _key: str = field(default_factory=lambda: secrets.token_hex(16))
     _header: GgufHeader | None = None
     _control: ControlTokens | None = None
     _template: ChatTemplate | None = None
@@ -71,6 +74,10 @@ class LlamaCppControlled:
     def __post_init__(self) -> None:
         header = self._header = read_header(self.path)
         self._control = header.control
+        if self._control is not None and self.control is not None:
+            if self.control.tokens != self._control.tokens:
+                raise BadInputError(f"{self.path}: expected the adapter's control tokens, got others; export it again")
+            self._control = self.control.model_copy(update={"identity": self._control.identity})
         if self._control is None and self.own_signal is None:
             raise BadInputError(
                 f"{self.path}: expected control tokens in the file, found none; "
@@ -88,6 +95,12 @@ class LlamaCppControlled:
         if self._control is not None:
             return self._control.identity
         return self.own_signal.identity if self.own_signal else ""
+
+    @property
+    def numerics(self) -> str:
+        """How exactly the scores are computed: the key, beside the identity, of whatever remembers scores."""
+        stored = self._header.values.get("general.file_type", -1) if self._header else -1
+        return f"llama.cpp {FILE_TYPES.get(stored, stored)}{' full cache' if self.full_cache else ''}"
 
     @property
     def signal(self) -> str:
@@ -111,7 +124,7 @@ class LlamaCppControlled:
         try:
             scores, n_tokens = await self._in_slot(slot, lambda: self._read(slot))
         except Exception:
-            slots.give(slot)
+            slot.give_back()
             raise
         return LlamaCppTurn(self, request, slot, scores, n_tokens)
 
@@ -141,6 +154,7 @@ class LlamaCppControlled:
         if self._pool is not None:
             self._pool.shutdown(wait=True, cancel_futures=True)
         self._slots, self._pool = None, None
+        atexit.unregister(self._close)
 
     def _prompt(self, request: ChatRequest) -> str:
         assert self._template is not None
@@ -194,14 +208,8 @@ class LlamaCppControlled:
         try:
             return await asyncio.shield(running)
         except asyncio.CancelledError:
-            running.add_done_callback(lambda done: self._give_after(done, slot))
+            running.add_done_callback(lambda done: _give_after(done, slot))
             raise
-
-    def _give_after(self, done: "asyncio.Future[Any] | Future[Any]", slot: Slot) -> None:
-        if not done.cancelled():
-            done.exception()  # seen: nobody is left to tell
-        if self._slots is not None:
-            self._slots.give(slot)
 
     def _read(self, slot: Slot) -> tuple[SignalScores, int]:
         assert self._control is not None
@@ -264,14 +272,13 @@ class LlamaCppTurn:
             self._stream.abandoned = True
         elif not self._closed:
             self._closed = True
-            if self._model._slots is not None:
-                self._model._slots.give(self._slot)
+            self._slot.give_back()
 
     def _done(self, running: "asyncio.Future[None]") -> None:
         if self._stream is not None:
             self._model._streams.discard(self._stream)
         self._closed = True
-        self._model._give_after(running, self._slot)
+        _give_after(running, self._slot)
 
     def _body(self, control: ControlTokens | None, token: int) -> dict[str, Any]:
         request = self._request
@@ -304,6 +311,12 @@ class LlamaCppTurn:
             stream.fail(error)
 
 
+def _give_after(done: "asyncio.Future[Any]", slot: Slot) -> None:
+    if not done.cancelled():
+        done.exception()  # seen: nobody is left to tell
+    slot.give_back()
+
+
 class _Listener:
     """Hears the chunks of one streamed completion; returning True ends it."""
 
@@ -315,9 +328,7 @@ class _Listener:
     def __call__(self, chunk: Any) -> bool:
         for part in chunk if isinstance(chunk, list) else [chunk]:
             if "error" in part:
-                detail = part["error"]
-                message = detail.get("message", detail) if isinstance(detail, dict) else detail
-                self.stream.fail(BackendError(f"llama.cpp: {message}", retriable=False))
+                self.stream.fail(complaint(part["error"]))
                 return True
             self.usage = part.get("usage") or self.usage
             self.turn.evaluated = part.get("timings", {}).get("prompt_n", self.turn.evaluated)

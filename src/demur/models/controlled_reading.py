@@ -15,8 +15,9 @@ from demur.core.signal import TEMPERATURES, SignalScores
 from demur.models.adapter import ControlTokens
 from demur.models.controlled_cache import KeyValues, Unbatched, repeated, row_of
 
-READ_ROWS = 16
-READ_TOKENS = 4_096  # padding included: bounds the memory of one pass
+READ_ROWS = 32
+# Padding included. On a processor larger batches are no faster by the token, and every open reply waits for them.
+READ_TOKENS = {"cpu": 512, "cuda": 8_192}
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -45,6 +46,7 @@ class Reader:
     def __init__(self, model: Any, control: ControlTokens | None, *, prefix: Sequence[int], batched: bool) -> None:
         self.model, self.control, self.batched = model, control, batched
         self.prefix = list(prefix) if batched else []
+        self._most = READ_TOKENS.get(model.device.type, READ_TOKENS["cuda"])
         self._shared: KeyValues | None = None
 
     def batches(self, prompts: Sequence[Sequence[int]]) -> Iterator[list[int]]:
@@ -53,7 +55,7 @@ class Reader:
         batch: list[int] = []
         for i in order:
             longest = len(prompts[(batch or [i])[0]])
-            full = len(batch) >= READ_ROWS or (len(batch) + 1) * longest > READ_TOKENS
+            full = len(batch) >= READ_ROWS or (len(batch) + 1) * longest > self._most
             if batch and (not self.batched or full or self._begins(prompts[i]) != self._begins(prompts[batch[0]])):
                 yield batch
                 batch = []

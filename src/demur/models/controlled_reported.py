@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from demur.core.errors import BackendError, BadInputError
+from demur.core.errors import BackendError, BadInputError, DemurError
 from demur.core.signal import TEMPERATURES, SignalScores
 from demur.models.adapter import ControlTokens
 
@@ -46,7 +46,8 @@ def plain_call(server: Any, body: dict[str, Any], ids: Sequence[int]) -> Reporte
     byte of a character: so it is made to draw a control token, which leaves what is reported as it is.
 
     Raises:
-        BackendError: The prompt does not fit, or the answer is not understood.
+        BadInputError: The prompt does not fit.
+        BackendError: The answer is not understood.
     """
     answer = _call(server, {**body, "logit_bias": [[ids[-1], 2 * BIAS]]})
     entries = _entries(answer, "top_logprobs")
@@ -103,6 +104,15 @@ def scores_of(reported: Reported, control: ControlTokens) -> SignalScores:
     )
 
 
+def complaint(detail: Any) -> DemurError:
+    """What llama.cpp says about a request, as our error: a prompt that does not fit is the caller's to shorten."""
+    found = detail if isinstance(detail, dict) else {"message": detail}
+    if found.get("type") == "exceed_context_size_error":
+        n, limit = found.get("n_prompt_tokens", "?"), found.get("n_ctx", "?")
+        return BadInputError(f"prompt of {n} tokens: expected at most {limit}, the model's context; shorten it")
+    return BackendError(f"llama.cpp: {found.get('message', found)}", retriable=False)
+
+
 def _call(server: Any, body: dict[str, Any]) -> dict[str, Any]:
     heard: list[Any] = []
 
@@ -119,11 +129,7 @@ def _call(server: Any, body: dict[str, Any]) -> dict[str, Any]:
     if not isinstance(answer, dict):
         raise BackendError("llama.cpp: expected an object, got something else", retriable=False)
     if "error" in answer:
-        detail = answer["error"]
-        message = detail.get("message", detail) if isinstance(detail, dict) else detail
-        if isinstance(detail, dict) and detail.get("type") == "exceed_context_size_error":
-            raise BadInputError(f"llama.cpp: {message}")
-        raise BackendError(f"llama.cpp: {message}", retriable=False)
+        raise complaint(answer["error"])
     return answer
 
 

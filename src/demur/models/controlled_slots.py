@@ -18,14 +18,20 @@ class Slot:
     """One sequence in the cache of one copy.
 
     Attributes:
+        home: Where it is lent.
         server: The copy.
         number: Its number within the copy.
         prompt: What was last read into it.
     """
 
+    home: "Slots"
     server: Any
     number: int
     prompt: str = ""
+
+    def give_back(self) -> None:
+        """Return it to where it was lent, also if the model has been loaded anew since."""
+        self.home.give(self)
 
 
 class Slots:
@@ -37,7 +43,7 @@ class Slots:
     """
 
     def __init__(self, servers: Sequence[Any], n_slots: int) -> None:
-        self._free = [Slot(server, number) for number in range(n_slots) for server in servers]
+        self._free = [Slot(self, server, number) for number in range(n_slots) for server in servers]
         self._available = asyncio.Semaphore(len(self._free))
         self._n_busy = {id(server): 0 for server in servers}
 

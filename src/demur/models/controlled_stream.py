@@ -4,7 +4,7 @@ import asyncio
 from collections.abc import AsyncGenerator, Iterable
 
 from demur.core.controlled import Piece
-from demur.core.errors import BackendError
+from demur.core.errors import BackendError, DemurError
 from demur.core.exchange import StopReason
 from demur.models.controlled_text import ReplyFilter
 
@@ -41,7 +41,7 @@ class PieceStream:
 
     def fail(self, error: Exception) -> None:
         """Say that the reply failed; called in the worker."""
-        self._put(error if isinstance(error, BackendError) else _wrapped(error))
+        self._put(error if isinstance(error, DemurError) else _wrapped(error))
 
     async def pieces(self) -> AsyncGenerator[Piece, None]:
         """What was passed on, until the end.

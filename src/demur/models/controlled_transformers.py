@@ -24,7 +24,7 @@ MAX_ROWS = 32
 SCORED_AT_ONCE = 256
 
 
-@dataclass(slots=True)
+@dataclass(slots=True, eq=False)
 class TransformersControlled:
     """A controlled model from base and adapter, or from one folder that holds both.
 
@@ -49,6 +49,13 @@ class TransformersControlled:
     exact_temperatures: tuple[float, ...] = TEMPERATURES
     _worker: Worker | None = None
     _open: asyncio.Semaphore | None = None
+
+    @property
+    def numerics(self) -> str:
+        """How exactly the scores are computed: the key, beside the identity, of whatever remembers scores."""
+        import torch
+
+        return f"transformers {number_type(torch)}"
 
     @property
     def signal(self) -> str:
@@ -110,6 +117,11 @@ class TransformersControlled:
         self._worker.inbox.put(job)
         await job.done
         return job
+
+
+def number_type(torch: Any) -> str:
+    """Name of the type that weights are loaded in: exact on a processor, fast on an accelerator."""
+    return "bfloat16" if torch.cuda.is_available() else "float32"
 
 
 class TransformersTurn:

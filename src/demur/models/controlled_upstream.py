@@ -41,7 +41,7 @@ _STOPS: Mapping[str, StopReason] = {
 }
 
 
-@dataclass(slots=True)
+@dataclass(slots=True, eq=False)
 class UpstreamControlled:
     """A controlled model that another server runs.
 
@@ -65,6 +65,11 @@ class UpstreamControlled:
     kind: Kind | None = None
     exact_temperatures: tuple[float, ...] = (1.0,)
     _connection: Connection | None = None
+
+    @property
+    def numerics(self) -> str:
+        """How exactly the scores are computed: the key, beside the identity, of whatever remembers scores."""
+        return f"upstream {self.address.base}"
 
     @property
     def signal(self) -> str:

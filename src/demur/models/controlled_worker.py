@@ -131,8 +131,9 @@ class Worker:
         self.reads = []
         if not jobs:
             return
-        numbers, *later = self.reader.batches([job.prompt for job in jobs])
-        self.reads = [jobs[i] for batch in later for i in batch]
+        # The batch of whoever waits longest: nobody is overtaken for ever.
+        numbers = next(found for found in self.reader.batches([job.prompt for job in jobs]) if 0 in found)
+        self.reads = [job for i, job in enumerate(jobs) if i not in numbers]
         batch = [jobs[i] for i in numbers]
         try:
             found = self.reader.read([job.prompt for job in batch], keep=any(job.keep for job in batch))
@@ -162,8 +163,10 @@ class Worker:
             job.settle(BackendError(f"the chat template does not take these messages: {error}", retriable=False))
             return False
         if len(job.prompt) + 2 > self._limit:
-            message = f"prompt of {len(job.prompt)} tokens exceeds the context of {self._limit}"
-            job.settle(BadInputError(f"{message}; shorten it"))
+            n, limit = len(job.prompt), self._limit - 2
+            job.settle(
+                BadInputError(f"prompt of {n} tokens: expected at most {limit}, the model's context; shorten it")
+            )
             return False
         return True
 

@@ -5,7 +5,7 @@ are written anew. The file carries the record of its control tokens, so that `gg
 """
 
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,14 +17,13 @@ from numpy.typing import NDArray
 from demur.core.errors import BadInputError, MissingExtraError
 from demur.models.adapter import ControlTokens
 from demur.models.controlled_template import without_training_marks
-from demur.models.gguf_header import CONTROL, TOKENS_KEY, USER_DEFINED, GgufHeader, read_header
+from demur.models.gguf_header import CONTROL, FILE_TYPES, TOKENS_KEY, USER_DEFINED, GgufHeader, read_header
 
 if TYPE_CHECKING:
     from demur.models.merging import Merged
 
 Quant = Literal["q8_0", "f16", "f32"]
 Progress = Callable[[str], None]
-_FILE_TYPES: Mapping[Quant, int] = {"f32": 0, "f16": 1, "q8_0": 7}
 _UNUSED = 5  # kind of token that fills a table up
 _NEW_SCORE = -1000.0
 _Q8_BLOCK = 32
@@ -184,7 +183,7 @@ def _write_values(writer: Any, header: GgufHeader, merged: "Merged", *, quant: Q
         "tokenizer.ggml.tokens": vocabulary.tokens,
         "tokenizer.ggml.token_type": vocabulary.kinds,
         "llama.vocab_size": size,
-        "general.file_type": _FILE_TYPES[quant],
+        "general.file_type": next(number for number, name in FILE_TYPES.items() if name == quant),
         "tokenizer.chat_template": without_training_marks(str(merged.tokenizer.chat_template)),
         TOKENS_KEY: record.model_dump_json(),
     }

@@ -12,12 +12,14 @@ from demur.models.adapter import ControlTokens, parse_control_tokens
 
 CONTROL, USER_DEFINED = 3, 4  # kinds of token, of tokenizer.ggml.token_type
 TOKENS_KEY = "demur.tokens"
+# How most matrices are stored, of general.file_type; the numbers of other kinds stay numbers.
+FILE_TYPES = {0: "f32", 1: "f16", 7: "q8_0"}
 _NUMBERS = {0: "B", 1: "b", 2: "H", 3: "h", 4: "I", 5: "i", 6: "f", 7: "?", 10: "Q", 11: "q", 12: "d"}
 _STRING, _ARRAY = 8, 9
 LONGEST_STRING = 1 << 26
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, repr=False)
 class GgufHeader:
     """What a GGUF file says about itself.
 

@@ -25,7 +25,7 @@ LARGEST_DIFFERENCE = 1e-5
 _PROBE_TOKENS = 24
 
 
-@dataclass(frozen=True, slots=True, eq=False)
+@dataclass(frozen=True, slots=True, eq=False, repr=False)
 class Merged:
     """A base with its adapter merged into it.
 

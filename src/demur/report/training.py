@@ -22,6 +22,7 @@ _MOST_POINTS = 300  # of a curve; more would be a smear
 Fraction = Annotated[FiniteFloat, Field(ge=0.0, le=1.0)]
 Amount = Annotated[FiniteFloat, Field(ge=0.0, le=1e12)]
 Count = Annotated[int, Field(ge=0)]
+FOLLOWS_ENOUGH = 0.9  # as in demur.models.adapter
 
 
 class _Record(BaseModel):
@@ -63,6 +64,7 @@ class TrainingSummary(_Record):
     signal: Ranking = Ranking()
     seconds: dict[str, Amount] = {}
     audits: dict[str, Audited] = {}
+    following: dict[str, float] = {}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -178,6 +180,13 @@ def _notes(found: TrainingSummary) -> Iterator[str]:
     weak = [f"{_name(k)} ({v:.3f})" for k, v in auroc.items() if k != "all" and v is not None and v < WEAK_AUROC]
     if weak:
         yield f"The token ranks weakly, with an AUROC below 0.7, within: {', '.join(weak)}."
+    follows = found.following.get("refusal tokens followed")
+    if follows is not None:
+        yield (
+            f"After a forced refusal token {_share(follows)} of replies to held-out prompts decline; after a forced "
+            f"respond token {_share(found.following.get('respond token answered', 0.0))} answer."
+            + ("" if follows >= FOLLOWS_ENOUGH else " That is too few: demur words refusals from the policy instead.")
+        )
     if not found.audits:
         yield "There was no audit before and after: nothing here tells how the replies changed."
 
