@@ -104,8 +104,10 @@ def test_a_prompt_cannot_bring_its_own_control_token(base):
 def test_the_reply_follows_the_token_and_a_cut_reply_does_not_end():
     tokenizer, tokens = tiny_tokenizer(), control_tokens()
     add_control_tokens(tokenizer, tokens)
-    long = encode_rows([row("hi", appropriate="bread " * 400)], tokenizer, tokens, control_texts=[])[0]
-    short = encode_rows([row("hi", "comply", "ordinary")], tokenizer, tokens, control_texts=[])[0]
+    long = encode_rows([row("hi", appropriate="bread " * 400)], tokenizer, tokens, control_texts=[], reply_tokens=160)[
+        0
+    ]
+    short = encode_rows([row("hi", "comply", "ordinary")], tokenizer, tokens, control_texts=[], reply_tokens=160)[0]
     assert (len(long.reply), long.reply[-1] == tokenizer.eos_token_id) == (160, False)
     assert (short.column, short.reply[-1]) == (5, tokenizer.eos_token_id)
 
@@ -198,7 +200,16 @@ def test_an_interrupted_run_resumes_where_it_was(base, data, tmp_path):
 def test_two_processes_train_one_adapter_with_the_same_recipe(base, data, tmp_path):
     out = tmp_path / "adapter"
     command = [
-        *(sys.executable, "-m", "accelerate.commands.launch", "--multi_gpu", "--num_processes", "2", "--num_machines", "1"),
+        *(
+            sys.executable,
+            "-m",
+            "accelerate.commands.launch",
+            "--multi_gpu",
+            "--num_processes",
+            "2",
+            "--num_machines",
+            "1",
+        ),
         *("--mixed_precision", "no", "--dynamo_backend", "no", "-m", "demur", "train", "refusal-tokens"),
         *("--model", f"hf/{base}", "--out", out, "--data", data, "--audit", "none", "--recipe", tmp_path / "r.toml"),
     ]

@@ -93,7 +93,9 @@ def write_signal(model: str, file: Path, out: Path, *, skip_bad: bool = False, p
 
 
 async def _scored(signal: Signal, requests: Sequence[ChatRequest], progress: Progress) -> SignalScores:
-    cache = ScoreCache(cache_dir() / "signals", identity=signal.identity, categories=signal.categories)
+    # Engines share an identity, so that policies travel; their numbers differ by rounding, so scores do not.
+    made_by = f"{signal.identity} {getattr(signal, 'numerics', '')}".strip()
+    cache = ScoreCache(cache_dir() / "signals", identity=made_by, categories=signal.categories)
     rows = cache.get(requests)
     missing = [i for i, row in enumerate(rows) if row is None]
     # Batches of like length waste no padding; the longest first, so that the time left is not underrated.

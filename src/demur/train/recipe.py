@@ -47,6 +47,7 @@ class TokenRecipe(Frozen):
         warmup: Share of steps before the peak.
         decision_epochs: Passes over the prompts for the control token.
         reply_share: Share of rows whose reply is learnt as well; the others teach the token only.
+        reply_tokens: Tokens of a reply that are learnt: its opening decides whether it declines.
         decision_weight: Weight of the control token's loss beside the replies' mean; the paper gives it the weight
             of any other token, which is 1 / tokens of the reply.
         batch_rows: Rows in a step.
@@ -62,10 +63,11 @@ class TokenRecipe(Frozen):
     style: Style = "demur"
     rows: RowSettings = RowSettings()
     lora: LoraSettings = LoraSettings()
-    learning_rate: Positive = 5e-4
+    learning_rate: Positive = 1e-3
     warmup: float = 0.1
-    decision_epochs: Positive = 1.5
-    reply_share: Annotated[float, Field(ge=0.0, le=1.0)] = 0.2
+    decision_epochs: Positive = 1.25
+    reply_share: Annotated[float, Field(ge=0.0, le=1.0)] = 1.0
+    reply_tokens: Annotated[int, Field(ge=1)] = 32
     decision_weight: Positive = 1.0
     batch_rows: Annotated[int, Field(ge=1)] = 16
     max_rows: Annotated[int, Field(ge=2)] | None = None

@@ -76,7 +76,7 @@ def prepared(recipe: TokenRecipe, model: Any, tokenizer: Any, rows: Sequence[Tra
     if len(tokenizer) > model.get_input_embeddings().weight.shape[0]:
         model.resize_token_embeddings(len(tokenizer), mean_resizing=False)
     voice = {*own_voice, *(str(t) for t in tokenizer.added_tokens_decoder.values() if t.special)}
-    encoded = encode_rows(rows, tokenizer, tokens, control_texts=sorted(voice))
+    encoded = encode_rows(rows, tokenizer, tokens, control_texts=sorted(voice), reply_tokens=recipe.reply_tokens)
     return TokenRun(recipe, model, tokenizer, tokens, token_ids, encoded, shared_prefix(encoded))
 
 
@@ -191,7 +191,7 @@ def p_any(run: TokenRun, rows: Sequence[TrainingRow], *, say: Say) -> tuple[NDAr
     import torch
 
     voice = sorted(str(t) for t in run.tokenizer.added_tokens_decoder.values() if t.special)
-    encoded = encode_rows(rows, run.tokenizer, run.tokens, control_texts=voice)
+    encoded = encode_rows(rows, run.tokenizer, run.tokens, control_texts=voice, reply_tokens=0)
     model = run.model.get_base_model() if hasattr(run.model, "get_base_model") else run.model
     model.eval()
     n = len(run.prefix)

@@ -13,7 +13,6 @@ from demur.models.untrusted import safe_messages
 from demur.suites.training import TrainingRow, load_short_prompts, load_training
 from demur.train.tokens import RESPOND, TokenSet
 
-MAX_REPLY_TOKENS = 160
 _REMEDY = "mend the row and run again"
 
 
@@ -49,7 +48,7 @@ def training_rows(data: Path | None) -> list[TrainingRow]:
 
 
 def encode_rows(
-    rows: Sequence[TrainingRow], tokenizer: Any, tokens: TokenSet, *, control_texts: Sequence[str]
+    rows: Sequence[TrainingRow], tokenizer: Any, tokens: TokenSet, *, control_texts: Sequence[str], reply_tokens: int
 ) -> list[TokenRow]:
     """Rows as ids, in order; text can never form a control token.
 
@@ -58,6 +57,7 @@ def encode_rows(
         tokenizer: With the control tokens added.
         tokens: The control tokens.
         control_texts: Every token of the template's own voice.
+        reply_tokens: Tokens of a reply that are learnt; what comes after its opening is the model's own affair.
     """
     prompts = [prompt_text(tokenizer, (Message(role="user", text=row.prompt),), control_texts) for row in rows]
     prompt_ids = tokenizer(prompts, add_special_tokens=False)["input_ids"]
@@ -69,8 +69,8 @@ def encode_rows(
     for row, prompt, reply in zip(rows, prompt_ids, reply_ids, strict=True):
         column = tokens.column(row.category if row.expected == "refuse" else RESPOND)
         # A reply that had to be cut is not shown to end there.
-        end = (tokenizer.eos_token_id,) if len(reply) <= MAX_REPLY_TOKENS else ()
-        kept = (*reply[:MAX_REPLY_TOKENS], *end) if reply else ()
+        end = (tokenizer.eos_token_id,) if len(reply) <= reply_tokens else ()
+        kept = (*reply[:reply_tokens], *end) if reply else ()
         encoded.append(TokenRow(prompt=tuple(prompt), column=column, reply=kept))
     return encoded
 
