@@ -76,7 +76,7 @@ $(VENV)/audit.stamp: $(VENV)/python.stamp pyproject.toml
 $(VENV)/test.stamp: $(VENV)/audit.stamp
 	@echo "installing what the tests need (once, a few minutes)"
 	@$(PIP) $(TORCH)
-	@$(PIP) -e '.[all]' pytest pytest-timeout hypothesis anyio ruff mypy import-linter openai litellm
+	@$(PIP) -e '.[all]' pytest pytest-timeout hypothesis anyio ruff mypy import-linter openai
 	@touch $@
 
 $(VENV)/bench.stamp: $(VENV)/test.stamp

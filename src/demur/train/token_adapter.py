@@ -38,8 +38,9 @@ def attach_adapter(model: Any, recipe: TokenRecipe, token_ids: Mapping[str, int]
         model.get_input_embeddings().weight[ids] = rows.to(model.dtype)
         model.get_output_embeddings().weight[ids] = rows.to(model.dtype)
     tables = ["embed_tokens"] if tied else ["embed_tokens", "lm_head"]
-    with warnings.catch_warnings():
+    with warnings.catch_warnings(), torch.random.fork_rng():
         warnings.simplefilter("ignore")  # peft calls what transformers has renamed
+        torch.manual_seed(recipe.seed)  # LoRA starts from random numbers
         return get_peft_model(model, _peft_config(model, recipe, ids, tables))
 
 
