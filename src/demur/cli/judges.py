@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from demur.core.judge import DEFAULT_JUDGE
+from demur.core.defaults import DEFAULT_JUDGE
 
 if TYPE_CHECKING:
     from demur.judges.cards import JudgeCard

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from demur.core.judge import DEFAULT_JUDGE
+from demur.core.defaults import DEFAULT_JUDGE
 
 if TYPE_CHECKING:
     from demur.classify.explain import Explanation

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from demur.core.judge import DEFAULT_JUDGE
+from demur.core.defaults import DEFAULT_JUDGE
 
 if TYPE_CHECKING:
     from demur.jobs.scan import OnProgress, Progress

@@ -6,9 +6,6 @@ from typing import Protocol, runtime_checkable
 from demur.core.exchange import Exchange
 from demur.core.verdict import Verdict
 
-# The judge of every command, unless another is named.
-DEFAULT_JUDGE = "learned"
-
 
 @runtime_checkable
 class Judge(Protocol):

@@ -6,8 +6,9 @@ from inspect_ai.scorer import Score, Scorer, Target, mean, scorer, stderr
 from inspect_ai.solver import TaskState
 
 from demur.core.chat import ChatReply
+from demur.core.defaults import DEFAULT_JUDGE
 from demur.core.exchange import Exchange, Message
-from demur.core.judge import DEFAULT_JUDGE, Judge
+from demur.core.judge import Judge
 from demur.core.taxonomy import Taxonomy, load_taxonomy
 from demur.core.verdict import Verdict
 from demur.evals.asking import chat_model

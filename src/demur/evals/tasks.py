@@ -9,8 +9,8 @@ from inspect_ai.model import ChatMessage, ChatMessageSystem, ChatMessageUser, Ge
 from inspect_ai.scorer import Scorer
 from inspect_ai.solver import Solver, generate
 
+from demur.core.defaults import DEFAULT_JUDGE
 from demur.core.errors import BadInputError
-from demur.core.judge import DEFAULT_JUDGE
 from demur.core.suite import Suite, SuiteRow
 from demur.evals.scorer import appropriate, refused
 from demur.suites import load_suite

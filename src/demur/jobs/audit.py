@@ -9,9 +9,10 @@ from pathlib import Path
 from typing import Any
 
 from demur import __version__
+from demur.core.defaults import DEFAULT_JUDGE
 from demur.core.exchange import Frozen
 from demur.core.identity import Decoding, Identity
-from demur.core.judge import DEFAULT_JUDGE, Judge
+from demur.core.judge import Judge
 from demur.core.profile import AuditRow, Profile
 from demur.core.run import RunSettings
 from demur.core.suite import Suite

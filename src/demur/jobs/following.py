@@ -6,8 +6,8 @@ from typing import Any
 
 from demur.core.chat import ChatRequest
 from demur.core.controlled import ControlledModel
+from demur.core.defaults import DEFAULT_JUDGE
 from demur.core.exchange import Exchange, Message
-from demur.core.judge import DEFAULT_JUDGE
 from demur.core.verdict import Verdict
 
 REPLY_TOKENS = 40

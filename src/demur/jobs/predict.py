@@ -19,9 +19,10 @@ from demur.classify.prompt_rows import (
     read_prompt_rows,
     read_prompts,
 )
+from demur.core.defaults import DEFAULT_JUDGE
 from demur.core.errors import BadInputError, MissingExtraError
 from demur.core.exchange import Exchange, Frozen, Message
-from demur.core.judge import DEFAULT_JUDGE, Judge
+from demur.core.judge import Judge
 from demur.data.folder import write_bytes, write_json, write_text
 from demur.jobs.trigger import named_judge, needs_sklearn
 from demur.models.embedded import file_hash

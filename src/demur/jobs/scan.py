@@ -11,9 +11,9 @@ from pathlib import Path
 from typing import Any
 
 from demur import __version__
+from demur.core.defaults import DEFAULT_JUDGE
 from demur.core.errors import BadInputError
 from demur.core.exchange import Frozen
-from demur.core.judge import DEFAULT_JUDGE
 from demur.data.folder import write_json, write_text
 from demur.report.scan import ScanSummary
 from demur.scan.settings import Piece, ScanFolder, ScanSettings, parse_budget

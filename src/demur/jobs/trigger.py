@@ -6,9 +6,10 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from demur.core.defaults import DEFAULT_JUDGE
 from demur.core.errors import BadInputError, MissingExtraError
 from demur.core.exchange import Exchange, Message
-from demur.core.judge import DEFAULT_JUDGE, Judge
+from demur.core.judge import Judge
 
 if TYPE_CHECKING:
     from demur.classify.trigger import Refuses, Trigger

@@ -5,8 +5,9 @@ from importlib import import_module
 from pathlib import Path
 
 from demur.core.chat import ChatModel
+from demur.core.defaults import DEFAULT_JUDGE
 from demur.core.errors import BadInputError, UnknownNameError
-from demur.core.judge import DEFAULT_JUDGE, Judge
+from demur.core.judge import Judge
 from demur.core.taxonomy import Taxonomy, load_taxonomy
 from demur.judges.panel import PanelJudge
 from demur.judges.phrases import PhraseJudge
