@@ -95,7 +95,8 @@ def nearest_count(n: int, rate: float, delta: float) -> tuple[int, float]:
         Count k and tolerance: with k hits the interval that misses with chance delta lies within rate +- tolerance.
     """
     middle = round(rate * n)
-    counts = range(max(0, middle - 1), min(n, middle + 1) + 1)
+    # Near 0 and 1 intervals are lopsided, and the best count lies a few beside the rate's own.
+    counts = range(max(0, middle - 4), min(n, middle + 4) + 1)
     found = []
     for k in counts:
         low, high = clopper_pearson(k, n, level=1 - delta)
