@@ -23,7 +23,7 @@ from demur.jobs.signal import score_prompts
 from demur.models.controlled import controlled_model
 from demur.stats.ranking import auroc, auroc_interval
 from demur.suites import load_suite
-from demur.suites.training import load_short_prompts, load_training
+from demur.suites.training import load_labelled
 
 CATEGORIES = ("incomplete", "indeterminate", "unsupported", "humanizing", "safety")
 N_REPLIES = 200
@@ -186,7 +186,7 @@ def main():
     given = parser.parse_args()
     suite = list(load_suite("core").rows)
     prompts = [row.prompt for row in suite]
-    training = [*load_training("train"), *load_short_prompts("train")]
+    training = load_labelled("train")
     result = {"n_core": len(suite), "n_training": len(training), "tfidf": by_category(tfidf(training, prompts), suite)}
     result["seeds"], all_scores = [], []
     for folder in given.adapter:

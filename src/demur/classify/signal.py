@@ -9,7 +9,7 @@ import numpy as np
 from demur.classify.predictor import RefusalPredictor
 from demur.classify.predictor_store import HEADER, load_predictor
 from demur.core.chat import ChatRequest
-from demur.core.signal import SignalScores, scores_from_probabilities
+from demur.core.signal import ANY, SignalScores, scores_from_probabilities
 
 NAME = "predictor"
 
@@ -25,7 +25,7 @@ class PredictorSignal:
     """
 
     name = NAME
-    categories = ("any",)
+    categories = (ANY,)
 
     def __init__(self, predictor: RefusalPredictor, *, identity: str) -> None:
         self.predictor, self.identity = predictor, identity

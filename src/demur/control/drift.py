@@ -17,10 +17,9 @@ import numpy as np
 from pydantic import JsonValue
 
 from demur.core.policy import Policy
-from demur.core.signal import Floats, SignalScores
+from demur.core.signal import ANY, Floats, SignalScores
 
 BINS = 32
-ANY = "any"
 # Where a policy does not say on how many prompts its reference rests.
 FEWEST_REFERENCE = 64
 

@@ -11,9 +11,10 @@ from typing import Any
 
 from pydantic import JsonValue, ValidationError
 
-from demur.control.drift import ANY, BINS
-from demur.core.errors import BadInputError
+from demur.control.drift import BINS
+from demur.core.errors import BadInputError, first_complaint
 from demur.core.policy import Policy
+from demur.core.signal import ANY
 from demur.data.folder import write_bytes
 
 LARGEST = 4 * 2**20  # bytes; a policy is a few kilobytes
@@ -144,9 +145,8 @@ def _reason(error: ValidationError | TypeError) -> str:
     if isinstance(error, TypeError):
         return f"expected plain values; {error}"
     first = error.errors()[0]
-    field = ".".join(map(str, first["loc"])) or "file"
     got = "" if first["type"] in ("missing", "value_error") else f", got {_shown(first['input'])}"
-    return f"{field}: {first['msg']}{got}"
+    return first_complaint(error) + got
 
 
 def _shown(value: object) -> str:

@@ -7,6 +7,7 @@ from importlib.resources import files
 
 from demur.core.errors import BadInputError, UnknownNameError
 from demur.core.policy import Action, Decision, Policy, Rule, RuleKind, SignalSource
+from demur.core.signal import ANY
 
 # Thresholds on the probability of one category, or of all together; the bias that is the same on two-way odds.
 PRESETS: dict[str, dict[str, float]] = {
@@ -16,7 +17,6 @@ PRESETS: dict[str, dict[str, float]] = {
 }
 # Conduct that suits a category where all declining is the same to a threshold: what is missing is asked for.
 ACTIONS: dict[str, Action] = {"incomplete": "clarify", "humanizing": "guide"}
-ANY = "any"
 
 
 def preset(name: str, source: SignalSource, categories: Sequence[str], *, kind: RuleKind = "per_category") -> Policy:

@@ -10,6 +10,8 @@ from numpy.typing import NDArray
 from demur.core.chat import ChatRequest
 
 Floats = NDArray[np.float64]
+# Columns with names of their own: any category at all, for signals without categories, and answering.
+ANY, RESPOND = "any", "respond"
 # "posterior": among the control tokens alone; "full": over the whole vocabulary.
 View = Literal["posterior", "full"]
 # Softmax temperatures whose normaliser over the whole vocabulary is kept; 2 is the one the published code ends up with.

@@ -13,7 +13,7 @@ from typing import Literal, Self, TypeVar, cast
 
 from pydantic import ValidationError, model_validator
 
-from demur.core.errors import BadInputError, UnknownNameError
+from demur.core.errors import BadInputError, UnknownNameError, first_complaint
 from demur.core.exchange import Expectation, Frozen
 from demur.core.verdict import Manner, Verdict
 
@@ -160,10 +160,8 @@ def load_taxonomy(extension: Path | None = None) -> Taxonomy:
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise BadInputError(f"{extension}: expected TOML; {error}") from None
     except ValidationError as error:
-        first = error.errors()[0]
-        field = ".".join(map(str, first["loc"])) or "file"
         raise BadInputError(
-            f"{extension}: {field}: {first['msg']}; see 'demur suites --taxonomy' for the form"
+            f"{extension}: {first_complaint(error)}; see 'demur suites --taxonomy' for the form"
         ) from None
 
 

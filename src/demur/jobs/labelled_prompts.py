@@ -62,9 +62,9 @@ def _from_file(path: Path) -> LabelledPrompts:
 
 
 def _built_in() -> LabelledPrompts:
-    from demur.suites.training import load_short_prompts, load_training
+    from demur.suites.training import load_labelled
 
-    rows = [*load_training("calibration"), *load_short_prompts("calibration")]
+    rows = load_labelled("calibration")
     return LabelledPrompts(
         prompts=tuple(row.prompt for row in rows),
         refuse=tuple(row.expected == "refuse" for row in rows),

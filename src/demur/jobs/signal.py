@@ -9,7 +9,7 @@ from demur.core.chat import ChatRequest
 from demur.core.errors import BadInputError
 from demur.core.exchange import Message
 from demur.core.policy import SignalSource
-from demur.core.signal import Signal, SignalScores, stacked
+from demur.core.signal import ANY, Signal, SignalScores, stacked
 from demur.data.score_cache import ScoreCache
 from demur.data.tables import read_table
 from demur.models.embedded import cache_dir
@@ -136,7 +136,7 @@ def _write(out: Path, ids: Sequence[str], scores: SignalScores) -> None:
 
     p = scores.p()
     columns: dict[str, list[Any]] = {"id": list(ids)}
-    if scores.categories != ("any",):
+    if scores.categories != (ANY,):
         columns |= {category: p[:, i].tolist() for i, category in enumerate(scores.categories)}
-    columns |= {"any": scores.p_any.tolist(), "mass": scores.mass.tolist()}
+    columns |= {ANY: scores.p_any.tolist(), "mass": scores.mass.tolist()}
     write_table(out, columns)

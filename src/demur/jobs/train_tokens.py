@@ -12,13 +12,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from demur import __version__
-from demur.core.errors import BadInputError, MissingExtraError
+from demur.core.errors import BadInputError, MissingExtraError, first_complaint
+from demur.core.signal import ANY, RESPOND
 from demur.core.taxonomy import load_taxonomy
 from demur.data.folder import claim, write_json
 from demur.jobs.audit import AuditConfig, audit
 from demur.models import parse_model, revision_of
 from demur.stats.ranking import auroc
-from demur.suites.training import TrainingRow, load_short_prompts, load_training
+from demur.suites.training import TrainingRow, load_labelled
 
 if TYPE_CHECKING:
     from demur.train.recipe import TokenRecipe
@@ -56,7 +57,7 @@ def train_refusal_tokens(
     if spec.adapter or spec.family not in ("embedded", "gguf", "hf"):
         raise BadInputError(f"--model {recipe.model!r}: expected smollm2, gguf/PATH or hf/ID without an adapter")
     rows = _limited(training_rows(recipe.data), recipe.max_rows, recipe.seed)
-    held_out = [*load_training("calibration"), *load_short_prompts("calibration")]
+    held_out = load_labelled("calibration")
     revision = revision_of(spec)
     claim(out, {"kind": "refusal tokens", "recipe": recipe.model_dump(mode="json"), "base_revision": revision})
     if (done := _finished(out)) is not None:
@@ -120,10 +121,9 @@ def read_recipe(path: Path | None, chosen: Mapping[str, Any], flags: Mapping[str
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise BadInputError(f"{path}: expected TOML; {error}") from None
     except ValidationError as error:
-        first = error.errors()[0]
-        field = ".".join(map(str, first["loc"])) or "recipe"
         known = ", ".join(TokenRecipe.model_fields)
-        raise BadInputError(f"{path or 'recipe'}: {field}: {first['msg']}; fields: {known}") from None
+        what = first_complaint(error, whole="recipe")
+        raise BadInputError(f"{path or 'recipe'}: {what}; fields: {known}") from None
 
 
 def _finish(out: Path, summary: dict[str, Any]) -> None:
@@ -202,12 +202,12 @@ def _following(base: str, out: Path, held_out: Sequence[TrainingRow], say: Say) 
     from demur.models.controlled import controlled_model
 
     control = read_adapter(out).control
-    columns = {name: i for i, name in enumerate((*control.categories, "respond"))}
+    columns = {name: i for i, name in enumerate((*control.categories, RESPOND))}
     found: dict[str, Any] = {}
     for side, name in (("refuse", "refusal tokens followed"), ("comply", "respond token answered")):
         rows = [row for row in held_out if row.expected == side][:: max(1, len(held_out) // 2 // N_FOLLOWING)]
         tokens = [
-            columns.get(row.category, columns.get("any", 0)) if side == "refuse" else columns["respond"] for row in rows
+            columns.get(row.category, columns.get(ANY, 0)) if side == "refuse" else columns[RESPOND] for row in rows
         ]
         prompts = [row.prompt for row in rows]
         engine = controlled_model(f"{base}+{out}", engine="transformers")

@@ -12,14 +12,14 @@ from typing import Annotated, Any, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
-from demur.core.errors import BadInputError
+from demur.core.errors import BadInputError, first_complaint
 from demur.core.exchange import Frozen
 from demur.core.identity import Identity
+from demur.core.signal import RESPOND
 
 TOKENS_FILE = "demur_tokens.json"
 PEFT_CONFIG = "adapter_config.json"
 PEFT_WEIGHTS = "adapter_model.safetensors"
-RESPOND = "respond"
 Mode = Literal["rows", "lora"]
 # Share of forced refusals that must decline before a model may word its own; below, a "refusal" would too often comply.
 FOLLOWS_ENOUGH = 0.9
@@ -167,9 +167,7 @@ def parse_control_tokens(record: Any, *, origin: str) -> ControlTokens:
     try:
         return ControlTokens.model_validate(record)
     except ValidationError as error:
-        first = error.errors()[0]
-        where = ".".join(map(str, first["loc"])) or "record"
-        raise BadInputError(f"{origin}: {where}: {first['msg']}; train the adapter again") from None
+        raise BadInputError(f"{origin}: {first_complaint(error, whole='record')}; train the adapter again") from None
 
 
 def adapter_hash(folder: Path) -> str:

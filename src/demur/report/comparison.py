@@ -8,7 +8,7 @@ from typing import Any
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
-from demur.core.errors import BadInputError
+from demur.core.errors import BadInputError, first_complaint
 from demur.report import plots, wording
 from demur.report.document import render_document
 from demur.report.escaping import INVISIBLE, embedded_json, encodable_values
@@ -127,9 +127,9 @@ def _read(comparison: Mapping[str, Any]) -> Comparison:
     try:
         return Comparison.model_validate(encodable_values(dict(comparison)))
     except ValidationError as error:
-        first = error.errors()[0]
-        field = ".".join(map(str, first["loc"]))
-        raise BadInputError(f"comparison: {field}: {first['msg']}; write it with 'demur compare --json'") from None
+        raise BadInputError(
+            f"comparison: {first_complaint(error, whole='')}; write it with 'demur compare --json'"
+        ) from None
 
 
 def _reach(changes: Sequence[SideChange]) -> float:

@@ -8,9 +8,10 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, FiniteFloat, ValidationError
 
-from demur.core.errors import BadInputError
+from demur.core.errors import BadInputError, first_complaint
 from demur.core.profile import Interval
 from demur.core.taxonomy import load_taxonomy
+from demur.models.adapter import FOLLOWS_ENOUGH
 from demur.report import plots, wording
 from demur.report.document import render_document
 from demur.report.escaping import INVISIBLE, embedded_json, encodable_values
@@ -22,7 +23,6 @@ _MOST_POINTS = 300  # of a curve; more would be a smear
 Fraction = Annotated[FiniteFloat, Field(ge=0.0, le=1.0)]
 Amount = Annotated[FiniteFloat, Field(ge=0.0, le=1e12)]
 Count = Annotated[int, Field(ge=0)]
-FOLLOWS_ENOUGH = 0.9  # as in demur.models.adapter
 
 
 class _Record(BaseModel):
@@ -159,8 +159,7 @@ def _read(summary: Mapping[str, Any]) -> TrainingSummary:
     try:
         return TrainingSummary.model_validate(encodable_values(summary))
     except ValidationError as error:
-        first = error.errors()[0]
-    what = " ".join(f"{'.'.join(map(str, first['loc'])) or 'summary'}: {first['msg']}".split())
+        what = " ".join(first_complaint(error, whole="summary").split())
     raise BadInputError(f"report of a training run: {what}; expected the training.json that 'demur train' writes")
 
 

@@ -10,6 +10,7 @@ from typing import Any
 from demur.control.decision import decide_one, stricter
 from demur.core.controlled import Piece, Turn
 from demur.core.policy import Decision
+from demur.core.signal import ANY
 from demur.serve.body import HungUp, Receive, read_body
 from demur.serve.book import HeldPolicy
 from demur.serve.calls import ChatCall, parse_call
@@ -134,7 +135,7 @@ def decided(choice: Choice, call: ChatCall, turn: Turn) -> tuple[Decision, HeldP
         Fault: 400 for a threshold of a category that the signal does not have.
     """
     scores = turn.scores
-    unknown = set(call.options.thresholds) - {*scores.categories, "any"}
+    unknown = set(call.options.thresholds) - {*scores.categories, ANY}
     if unknown:
         name = min(unknown)
         raise bad_request(

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from demur.core.controlled import ControlledModel
 from demur.core.errors import UnknownNameError
 from demur.core.policy import Policy
+from demur.core.signal import ANY, RESPOND
 from demur.serve.book import HeldPolicy, PolicyBook
 from demur.serve.calls import ChatCall
 from demur.serve.faults import Fault, bad_request, forbidden
@@ -13,8 +14,6 @@ from demur.serve.fields import shown
 from demur.serve.keys import ApiKey
 
 # Name of the one threshold of a policy of kind 'sum', in a request's thresholds.
-ANY = "any"
-RESPOND = "respond"
 
 
 @dataclass(frozen=True, slots=True)

@@ -14,11 +14,11 @@ import numpy as np
 from demur.core.chat import ChatRequest
 from demur.core.controlled import Piece
 from demur.core.policy import SignalSource
-from demur.core.signal import SignalScores, scores_from_probabilities
+from demur.core.signal import RESPOND, SignalScores, scores_from_probabilities
 
 NAME = "rehearsal"
 CATEGORIES = ("incomplete", "indeterminate", "unsupported", "humanizing", "safety")
-TOKEN_IDS = {name: i for i, name in enumerate((*CATEGORIES, "respond"))}
+TOKEN_IDS = {name: i for i, name in enumerate((*CATEGORIES, RESPOND))}
 SOURCE = SignalSource(name=NAME, identity=f"{NAME}@1", token_ids=TOKEN_IDS)
 DEFAULT_P = 0.01
 _SCRIPT = re.compile(rf"\b({'|'.join(CATEGORIES)})=(0?\.\d{{1,6}}|[01])(?![\d.])")

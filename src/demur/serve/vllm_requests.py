@@ -13,7 +13,7 @@ from typing import Any
 from demur.control.policy_file import read_policy
 from demur.core.errors import BadInputError, UnknownNameError, UserError
 from demur.core.policy import Policy, SignalSource
-from demur.core.signal import TEMPERATURES
+from demur.core.signal import RESPOND, TEMPERATURES
 from demur.serve.book import load_book, policy_files
 from demur.serve.choice import with_thresholds
 from demur.serve.faults import Fault
@@ -115,7 +115,7 @@ class EngineBook:
         name = wanted.pop("policy", None)
         policy = self._named(self.default if name is None else text_of(name, "policy"))
         thresholds = {category: _threshold(category, value) for category, value in wanted.items()}
-        categories = [name for name in policy.source.token_ids if name != "respond"]
+        categories = [name for name in policy.source.token_ids if name != RESPOND]
         return with_thresholds(policy, thresholds, categories, may_loosen=self.may_loosen)
 
     def _named(self, name: str) -> Policy:

@@ -48,6 +48,11 @@ def load_short_prompts(split: Split | None = None) -> list[TrainingRow]:
     return _rows(split, "training", "short")
 
 
+def load_labelled(split: Split | None = None) -> list[TrainingRow]:
+    """Every prompt with a side: the training set and the short prompts; or one split of them."""
+    return [*load_training(split), *load_short_prompts(split)]
+
+
 def _rows(split: Split | None, *folder: str) -> list[TrainingRow]:
     rows: list[TrainingRow] = []
     for file in sorted(files("demur.suites").joinpath(*folder).iterdir(), key=lambda entry: entry.name):

@@ -4,7 +4,7 @@ import json
 import os
 import warnings
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -149,7 +149,7 @@ def train_lora(run: TokenRun, rows: Any, folder: Path, *, say: Say) -> None:
     if n_processes() > 1:
         wanted = 0
     run.first_block = _first_block(run, usual if wanted is None else wanted)
-    with_reply = _with_reply(run)
+    run.rows = _some_replies(run)
     prefix_states, states = None, None
     run.model = attach_adapter(
         run.model,
@@ -158,11 +158,11 @@ def train_lora(run: TokenRun, rows: Any, folder: Path, *, say: Say) -> None:
         rows,
     )
     if run.first_block:
-        prefix_states, states = _lower_states(run, with_reply, say)
+        prefix_states, states = _lower_states(run, say)
         for name, parameter in run.model.named_parameters():
             # Cached states were computed with these rows; moving them now would leave the states behind.
             parameter.requires_grad_(parameter.requires_grad and "trainable_tokens" not in name)
-    run.losses["adapter"] = _fit_adapter(run, with_reply, prefix_states, states, folder, say)
+    run.losses["adapter"] = _fit_adapter(run, prefix_states, states, folder, say)
 
 
 def save_run(run: TokenRun, folder: Path, *, base_revision: str) -> None:
@@ -210,9 +210,7 @@ def p_any(run: TokenRun, rows: Sequence[TrainingRow], *, say: Say) -> tuple[NDAr
     return posterior.double().numpy(), float(mass)
 
 
-def _fit_adapter(
-    run: TokenRun, with_reply: Sequence[bool], prefix: Any, states: Any, folder: Path, say: Say
-) -> list[float]:
+def _fit_adapter(run: TokenRun, prefix: Any, states: Any, folder: Path, say: Say) -> list[float]:
     from transformers.trainer_utils import get_last_checkpoint
 
     from demur.train.split_model import only_blocks
@@ -224,12 +222,11 @@ def _fit_adapter(
         trainer = TokenTrainer(
             model=run.model,
             args=training_arguments(run.recipe, checkpoints, n_rows=len(run.rows)),
-            train_dataset=numbered(run.rows, with_reply),
+            train_dataset=numbered(run.rows),
             processing_class=run.tokenizer,
             data_collator=collate,
             callbacks=[ProgressReport(lambda done, total: say("training", done, total))],
             rows=run.rows,
-            with_reply=with_reply,
             prefix=prefix,
             states=states,
             prefix_ids=run.prefix,
@@ -243,16 +240,11 @@ def _fit_adapter(
     return [float(entry["loss"]) for entry in trainer.state.log_history if "loss" in entry]
 
 
-def _lower_states(run: TokenRun, with_reply: Sequence[bool], say: Say) -> tuple[Any, Any]:
-    n = len(run.prefix)
-    sequences = [
-        continuation(row, n, run.control_ids) if replies else row.prompt[n:]
-        for row, replies in zip(run.rows, with_reply, strict=True)
-    ]
+def _lower_states(run: TokenRun, say: Say) -> tuple[Any, Any]:
     run.model.eval()
     return states_of(
         run.model.get_base_model(),
-        sequences,
+        [continuation(row, len(run.prefix), run.control_ids) for row in run.rows],
         run.prefix,
         last_block=run.first_block,
         progress=lambda done, total: say("lower blocks", done, total),
@@ -272,12 +264,12 @@ def _first_block(run: TokenRun, wanted: int) -> int:
     return wanted if exact else 0
 
 
-def _with_reply(run: TokenRun) -> list[bool]:
-    """Which rows teach their reply too: an even draw over the tokens."""
+def _some_replies(run: TokenRun) -> list[TokenRow]:
+    """The rows, those not drawn to teach their reply without it: an even draw over the tokens."""
     able = [i for i, row in enumerate(run.rows) if row.reply]
     wanted = round(run.recipe.reply_share * len(run.rows))
     drawn = {able[i] for i in even_draw([run.rows[i].column for i in able], wanted, run.recipe.seed)}
-    return [i in drawn for i in range(len(run.rows))]
+    return [row if i in drawn else replace(row, reply=()) for i, row in enumerate(run.rows)]
 
 
 def even_draw(groups: Sequence[int], wanted: int, seed: int) -> list[int]:

@@ -65,7 +65,6 @@ class TokenTrainer(SFTTrainer):  # type: ignore[misc]  # trl has no types
 
     Args:
         rows: Encoded rows; the dataset holds their numbers.
-        with_reply: Whether each row's reply is learnt.
         prefix: Input of the upper blocks for the shared beginning; None = the model's own embeddings of it.
         states: The same for each row's continuation.
         prefix_ids: Ids of the shared beginning.
@@ -77,7 +76,6 @@ class TokenTrainer(SFTTrainer):  # type: ignore[misc]  # trl has no types
         self,
         *args: Any,
         rows: Sequence[TokenRow],
-        with_reply: Sequence[bool],
         prefix: Any,
         states: Sequence[Any] | None,
         prefix_ids: Sequence[int],
@@ -85,7 +83,7 @@ class TokenTrainer(SFTTrainer):  # type: ignore[misc]  # trl has no types
         decision_weight: float,
         **kwargs: Any,
     ) -> None:
-        self.rows, self.with_reply, self.decision_weight = rows, with_reply, decision_weight
+        self.rows, self.decision_weight = rows, decision_weight
         self.beginning, self.states = prefix, states
         self.prefix_ids, self.control_ids = tuple(prefix_ids), tuple(control_ids)
         super().__init__(*args, **kwargs)
@@ -111,12 +109,7 @@ class TokenTrainer(SFTTrainer):  # type: ignore[misc]  # trl has no types
     def _whole(self, model: Any, numbers: Sequence[int], places: Sequence[tuple[int, int]]) -> Any:
         """Logits at the labelled positions through the model's own forward, which wrappers for many devices need."""
         n_prefix, pad = len(self.prefix_ids), self.processing_class.pad_token_id or 0
-        ids = [
-            (*self.prefix_ids, *continuation(self.rows[i], n_prefix, self.control_ids))
-            if self.with_reply[i]
-            else self.rows[i].prompt
-            for i in numbers
-        ]
+        ids = [(*self.prefix_ids, *self._continuation(i)) for i in numbers]
         width, device = max(map(len, ids)), self.accelerator.device
         output = model(
             input_ids=torch.tensor([[*row, *[pad] * (width - len(row))] for row in ids], device=device),
@@ -126,20 +119,12 @@ class TokenTrainer(SFTTrainer):  # type: ignore[misc]  # trl has no types
         return output.logits[_split([(row, n_prefix + column) for row, column in places])].float()
 
     def _inputs(self, model: Any, numbers: Sequence[int]) -> tuple[Any, list[Any]]:
-        n_prefix = len(self.prefix_ids)
-        lengths = [
-            len(continuation(self.rows[i], n_prefix, self.control_ids))
-            if self.with_reply[i]
-            else len(self.rows[i].prompt) - n_prefix
-            for i in numbers
-        ]
         if self.states is not None:
-            states = [self.states[i][:n].float() for i, n in zip(numbers, lengths, strict=True)]
-            return self.beginning, states
-        ids = [
-            continuation(self.rows[i], n_prefix, self.control_ids)[:n] for i, n in zip(numbers, lengths, strict=True)
-        ]
-        return embedded(model, self.prefix_ids), [embedded(model, row) for row in ids]
+            return self.beginning, [self.states[i].float() for i in numbers]
+        return embedded(model, self.prefix_ids), [embedded(model, self._continuation(i)) for i in numbers]
+
+    def _continuation(self, number: int) -> tuple[int, ...]:
+        return continuation(self.rows[number], len(self.prefix_ids), self.control_ids)
 
     def _labelled(self, numbers: Sequence[int]) -> tuple[list[tuple[int, int]], list[int], list[bool]]:
         """Positions that have a target: (row, column), target id, and whether it is the control token."""
@@ -147,8 +132,7 @@ class TokenTrainer(SFTTrainer):  # type: ignore[misc]  # trl has no types
         for place, number in enumerate(numbers):
             row = self.rows[number]
             last = len(row.prompt) - len(self.prefix_ids) - 1
-            reply = row.reply if self.with_reply[number] else ()
-            for offset, target in enumerate((self.control_ids[row.column], *reply)):
+            for offset, target in enumerate((self.control_ids[row.column], *row.reply)):
                 places.append((place, last + offset))
                 targets.append(target)
                 is_decision.append(offset == 0)
@@ -201,9 +185,9 @@ def training_arguments(recipe: TokenRecipe, checkpoints: Path, *, n_rows: int) -
     )
 
 
-def numbered(rows: Sequence[TokenRow], with_reply: Sequence[bool]) -> Any:
+def numbered(rows: Sequence[TokenRow]) -> Any:
     """Dataset of row numbers and lengths: what the trainer shuffles and groups by length."""
-    lengths = [len(row.prompt) + replies * len(row.reply) for row, replies in zip(rows, with_reply, strict=True)]
+    lengths = [len(row.prompt) + len(row.reply) for row in rows]
     return Dataset.from_dict({"number": list(range(len(rows))), "length": lengths})
 
 

@@ -7,11 +7,12 @@ from typing import Any
 
 from demur.core.errors import BadInputError
 from demur.core.exchange import Message
+from demur.core.signal import RESPOND
 from demur.core.taxonomy import load_taxonomy
 from demur.data.tables import read_table
 from demur.models.untrusted import safe_messages
-from demur.suites.training import TrainingRow, load_short_prompts, load_training
-from demur.train.tokens import RESPOND, TokenSet
+from demur.suites.training import TrainingRow, load_labelled
+from demur.train.tokens import TokenSet
 
 _REMEDY = "mend the row and run again"
 
@@ -37,7 +38,7 @@ def training_rows(data: Path | None) -> list[TrainingRow]:
     Raises:
         BadInputError: A malformed row (file:line:field), or one side is missing.
     """
-    rows = [*load_training("train"), *load_short_prompts("train")] if data is None else _own_rows(data)
+    rows = load_labelled("train") if data is None else _own_rows(data)
     sides = {row.expected for row in rows}
     if sides != {"refuse", "comply"}:
         raise BadInputError(

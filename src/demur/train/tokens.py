@@ -13,11 +13,10 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from demur.core.errors import BadInputError
+from demur.core.signal import ANY, RESPOND
 from demur.core.taxonomy import load_taxonomy
 
 Style = Literal["demur", "published"]
-RESPOND = "respond"
-ANY = "any"
 # Words whose embeddings a new token starts from, so that it begins near its meaning.
 RELATED: Mapping[str, tuple[str, ...]] = {
     "incomplete": (" unclear", " missing", " which", " clarify", " ambiguous"),
