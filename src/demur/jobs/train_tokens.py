@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from demur import __version__
 from demur.core.errors import BadInputError, MissingExtraError, first_complaint
+from demur.core.memory import keep_freed_memory
 from demur.core.signal import ANY, RESPOND
 from demur.core.taxonomy import load_taxonomy
 from demur.data.folder import claim, write_json
@@ -63,6 +64,7 @@ def train_refusal_tokens(
     if (done := _finished(out)) is not None:
         _finish(out, done)  # an interruption may have come between the summary and its report
         return done
+    keep_freed_memory()
     clock = _Clock()
     run = _trained(recipe, out, rows, revision, clock=clock, say=say)
     if run is None:

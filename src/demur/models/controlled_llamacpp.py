@@ -13,7 +13,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import aclosing
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 from demur.core.chat import ChatRequest
 from demur.core.controlled import Piece
@@ -23,6 +23,7 @@ from demur.core.signal import Signal, SignalScores, stacked
 from demur.models.adapter import ControlTokens
 from demur.models.controlled_reported import N_PROBS, biased_call, complaint, plain_call, scores_of, with_biased
 from demur.models.controlled_slots import Slot, Slots
+from demur.models.controlled_source import DecidedBy
 from demur.models.controlled_stream import PieceStream
 from demur.models.controlled_template import ChatTemplate
 from demur.models.gguf_header import FILE_TYPES, GgufHeader, read_header
@@ -36,7 +37,7 @@ _STOPS: Mapping[str, StopReason] = {"stop": "stop", "length": "max_tokens"}
 
 
 @dataclass(slots=True, eq=False, repr=False)
-class LlamaCppControlled:
+class LlamaCppControlled(DecidedBy):
     """A controlled model from a GGUF file that demur exported, or any GGUF file with a signal of its own.
 
     Attributes:
@@ -63,7 +64,6 @@ class LlamaCppControlled:
     exact_temperatures: tuple[float, ...] = (1.0,)
     _key: str = field(default_factory=lambda: secrets.token_hex(16))
     _header: GgufHeader | None = None
-    _control: ControlTokens | None = None
     _template: ChatTemplate | None = None
     _forbidden: tuple[str, ...] = ()
     _slots: Slots | None = None
@@ -73,12 +73,12 @@ class LlamaCppControlled:
 
     def __post_init__(self) -> None:
         header = self._header = read_header(self.path)
-        self._control = header.control
-        if self._control is not None and self.control is not None:
-            if self.control.tokens != self._control.tokens:
+        adapters, self.control = self.control, header.control
+        if self.control is not None and adapters is not None:
+            if adapters.tokens != self.control.tokens:
                 raise BadInputError(f"{self.path}: expected the adapter's control tokens, got others; export it again")
-            self._control = self.control.model_copy(update={"identity": self._control.identity})
-        if self._control is None and self.own_signal is None:
+            self.control = adapters.model_copy(update={"identity": self.control.identity})
+        if self.control is None and self.own_signal is None:
             raise BadInputError(
                 f"{self.path}: expected control tokens in the file, found none; "
                 "make one with 'demur export BASE+ADAPTER --gguf FILE', or name a signal"
@@ -88,12 +88,12 @@ class LlamaCppControlled:
         bos = header.special_token("bos")
         tokens = {"bos_token": bos, "eos_token": header.special_token("eos")}
         self._template = ChatTemplate(header.chat_template, tokens=tokens, origin=str(self.path))
-        self._forbidden = tuple({*header.steering_tokens, *(self._control.texts if self._control else ())})
+        self._forbidden = tuple({*header.steering_tokens, *(self.control.texts if self.control else ())})
 
     @property
     def identity(self) -> str:
-        if self._control is not None:
-            return self._control.identity
+        if self.control is not None:
+            return self.control.identity
         return self.own_signal.identity if self.own_signal else ""
 
     @property
@@ -102,22 +102,10 @@ class LlamaCppControlled:
         stored = self._header.values.get("general.file_type", -1) if self._header else -1
         return f"llama.cpp {FILE_TYPES.get(stored, stored)}{' full cache' if self.full_cache else ''}"
 
-    @property
-    def signal(self) -> str:
-        return "refusal-tokens" if self._control is not None or self.own_signal is None else self.own_signal.name
-
-    @property
-    def token_ids(self) -> dict[str, int]:
-        return self._control.token_ids if self._control is not None else {}
-
-    @property
-    def text_follows(self) -> Literal["token", "nothing"]:
-        return self._control.text_follows if self._control is not None else "nothing"
-
     async def open(self, request: ChatRequest, /) -> "LlamaCppTurn":
         prompt = self._prompt(request)
         slots = await self._loaded()
-        own = await self.own_signal.score([request]) if self._control is None and self.own_signal else None
+        own = await self.own_signal.score([request]) if self.control is None and self.own_signal else None
         slot = await slots.take(prompt)
         if own is not None:
             return LlamaCppTurn(self, request, slot, own)
@@ -137,13 +125,6 @@ class LlamaCppControlled:
             return turn.scores
 
         return stacked(await asyncio.gather(*map(one, requests)))
-
-    @property
-    def categories(self) -> tuple[str, ...]:
-        """Columns of its scores."""
-        if self._control is not None:
-            return self._control.categories
-        return self.own_signal.categories if self.own_signal else ()
 
     async def close(self) -> None:
         await asyncio.to_thread(self._close)
@@ -212,12 +193,12 @@ class LlamaCppControlled:
             raise
 
     def _read(self, slot: Slot) -> tuple[SignalScores, int]:
-        assert self._control is not None
-        reported = plain_call(slot.server, self._body(slot, n_probs=N_PROBS), self._control.ids)
-        if any(number not in reported.logp for number in self._control.ids):
-            body = self._body(slot, n_probs=len(self._control.ids) + N_PROBS)
-            reported = with_biased(reported, biased_call(slot.server, body, self._control.ids), self._control.ids)
-        return scores_of(reported, self._control), reported.n_tokens
+        assert self.control is not None
+        reported = plain_call(slot.server, self._body(slot, n_probs=N_PROBS), self.control.ids)
+        if any(number not in reported.logp for number in self.control.ids):
+            body = self._body(slot, n_probs=len(self.control.ids) + N_PROBS)
+            reported = with_biased(reported, biased_call(slot.server, body, self.control.ids), self.control.ids)
+        return scores_of(reported, self.control), reported.n_tokens
 
     def _body(self, slot: Slot, **more: Any) -> dict[str, Any]:
         return {
@@ -254,7 +235,7 @@ class LlamaCppTurn:
         model = self._model
         if self._stream is not None or self._closed:
             raise RuntimeError("a turn replies once")
-        control = model._control
+        control = model.control
         stream = self._stream = PieceStream(control.texts if control else ())
         model._streams.add(stream)
         body = self._body(control, token)

@@ -8,13 +8,14 @@ import asyncio
 from collections.abc import AsyncGenerator, Callable, Sequence
 from contextlib import aclosing
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any
 
 from demur.core.chat import ChatRequest
 from demur.core.controlled import Piece
 from demur.core.errors import BackendError
 from demur.core.signal import TEMPERATURES, Signal, SignalScores, stacked
 from demur.models.adapter import ControlTokens
+from demur.models.controlled_source import DecidedBy
 from demur.models.controlled_stream import PieceStream
 from demur.models.controlled_worker import ReadJob, Worker
 
@@ -25,7 +26,7 @@ SCORED_AT_ONCE = 256
 
 
 @dataclass(slots=True, eq=False)
-class TransformersControlled:
+class TransformersControlled(DecidedBy):
     """A controlled model from base and adapter, or from one folder that holds both.
 
     Attributes:
@@ -56,25 +57,6 @@ class TransformersControlled:
         import torch
 
         return f"transformers {number_type(torch)}"
-
-    @property
-    def signal(self) -> str:
-        return "refusal-tokens" if self.control is not None or self.own_signal is None else self.own_signal.name
-
-    @property
-    def token_ids(self) -> dict[str, int]:
-        return self.control.token_ids if self.control is not None else {}
-
-    @property
-    def text_follows(self) -> Literal["token", "nothing"]:
-        return self.control.text_follows if self.control is not None else "nothing"
-
-    @property
-    def categories(self) -> tuple[str, ...]:
-        """Columns of its scores."""
-        if self.control is not None:
-            return self.control.categories
-        return self.own_signal.categories if self.own_signal else ()
 
     async def open(self, request: ChatRequest, /) -> "TransformersTurn":
         if self._open is None:

@@ -9,7 +9,7 @@ import asyncio
 from collections.abc import AsyncGenerator, Mapping, Sequence
 from contextlib import aclosing
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any
 
 from demur.core.chat import ChatRequest
 from demur.core.controlled import Piece
@@ -29,6 +29,7 @@ from demur.models.controlled_dialects import (
 )
 from demur.models.controlled_http import Address, Connection
 from demur.models.controlled_reported import scores_of
+from demur.models.controlled_source import DecidedBy
 from demur.models.controlled_text import ReplyFilter
 from demur.models.untrusted import safe_messages
 
@@ -42,7 +43,7 @@ _STOPS: Mapping[str, StopReason] = {
 
 
 @dataclass(slots=True, eq=False)
-class UpstreamControlled:
+class UpstreamControlled(DecidedBy):
     """A controlled model that another server runs.
 
     Attributes:
@@ -70,25 +71,6 @@ class UpstreamControlled:
     def numerics(self) -> str:
         """How exactly the scores are computed: the key, beside the identity, of whatever remembers scores."""
         return f"upstream {self.address.base}"
-
-    @property
-    def signal(self) -> str:
-        return "refusal-tokens" if self.control is not None or self.own_signal is None else self.own_signal.name
-
-    @property
-    def token_ids(self) -> dict[str, int]:
-        return self.control.token_ids if self.control is not None else {}
-
-    @property
-    def text_follows(self) -> Literal["token", "nothing"]:
-        return self.control.text_follows if self.control is not None else "nothing"
-
-    @property
-    def categories(self) -> tuple[str, ...]:
-        """Columns of its scores."""
-        if self.control is not None:
-            return self.control.categories
-        return self.own_signal.categories if self.own_signal else ()
 
     async def open(self, request: ChatRequest, /) -> "UpstreamTurn":
         connection, messages = self._connected(), self._messages(request)

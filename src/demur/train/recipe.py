@@ -48,6 +48,8 @@ class TokenRecipe(Frozen):
         decision_epochs: Passes over the prompts for the control token.
         reply_share: Share of rows whose reply is learnt as well; the others teach the token only.
         reply_tokens: Tokens of a reply that are learnt: its opening decides whether it declines.
+        openings: Begin replies that decline with a plain sentence of their category, so that a small model learns to
+            decline and not only the topic.
         decision_weight: Weight of the control token's loss beside the replies' mean; the paper gives it the weight
             of any other token, which is 1 / tokens of the reply.
         batch_rows: Rows in a step.
@@ -67,7 +69,8 @@ class TokenRecipe(Frozen):
     warmup: float = 0.1
     decision_epochs: Positive = 1.25
     reply_share: Annotated[float, Field(ge=0.0, le=1.0)] = 1.0
-    reply_tokens: Annotated[int, Field(ge=1)] = 32
+    reply_tokens: Annotated[int, Field(ge=1)] = 24
+    openings: bool = True
     decision_weight: Positive = 1.0
     batch_rows: Annotated[int, Field(ge=1)] = 16
     max_rows: Annotated[int, Field(ge=2)] | None = None

@@ -76,7 +76,14 @@ def prepared(recipe: TokenRecipe, model: Any, tokenizer: Any, rows: Sequence[Tra
     if len(tokenizer) > model.get_input_embeddings().weight.shape[0]:
         model.resize_token_embeddings(len(tokenizer), mean_resizing=False)
     voice = {*own_voice, *(str(t) for t in tokenizer.added_tokens_decoder.values() if t.special)}
-    encoded = encode_rows(rows, tokenizer, tokens, control_texts=sorted(voice), reply_tokens=recipe.reply_tokens)
+    encoded = encode_rows(
+        rows,
+        tokenizer,
+        tokens,
+        control_texts=sorted(voice),
+        reply_tokens=recipe.reply_tokens,
+        openings=recipe.openings,
+    )
     return TokenRun(recipe, model, tokenizer, tokens, token_ids, encoded, shared_prefix(encoded))
 
 

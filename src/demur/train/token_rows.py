@@ -12,6 +12,7 @@ from demur.core.taxonomy import load_taxonomy
 from demur.data.tables import read_table
 from demur.models.untrusted import safe_messages
 from demur.suites.training import TrainingRow, load_labelled
+from demur.train.openings import reply_text
 from demur.train.tokens import TokenSet
 
 _REMEDY = "mend the row and run again"
@@ -49,7 +50,13 @@ def training_rows(data: Path | None) -> list[TrainingRow]:
 
 
 def encode_rows(
-    rows: Sequence[TrainingRow], tokenizer: Any, tokens: TokenSet, *, control_texts: Sequence[str], reply_tokens: int
+    rows: Sequence[TrainingRow],
+    tokenizer: Any,
+    tokens: TokenSet,
+    *,
+    control_texts: Sequence[str],
+    reply_tokens: int,
+    openings: bool = False,
 ) -> list[TokenRow]:
     """Rows as ids, in order; text can never form a control token.
 
@@ -59,11 +66,13 @@ def encode_rows(
         tokens: The control tokens.
         control_texts: Every token of the template's own voice.
         reply_tokens: Tokens of a reply that are learnt; what comes after its opening is the model's own affair.
+        openings: Begin replies that decline with a plain sentence.
     """
     prompts = [prompt_text(tokenizer, (Message(role="user", text=row.prompt),), control_texts) for row in rows]
     prompt_ids = tokenizer(prompts, add_special_tokens=False)["input_ids"]
     replies = [
-        safe_messages([Message(role="assistant", text=r.appropriate)], control_texts)[0]["content"] for r in rows
+        safe_messages([Message(role="assistant", text=reply_text(r, openings=openings))], control_texts)[0]["content"]
+        for r in rows
     ]
     reply_ids = tokenizer(replies, add_special_tokens=False)["input_ids"]
     encoded = []

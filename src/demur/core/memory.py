@@ -1,0 +1,26 @@
+"""Freed memory kept for reuse: what tensor work on a processor allocates, it allocates again at once."""
+
+import ctypes
+import sys
+
+_MMAP_THRESHOLD, _TRIM_THRESHOLD, _TOP_PAD = -3, -1, -2  # numbers of glibc's mallopt(3)
+_LARGEST = 2**30
+_STEP = 2**26
+
+
+def keep_freed_memory() -> bool:
+    """Let the C library keep what is freed instead of handing it back; for jobs that end with the process.
+
+    By default glibc returns every large tensor to the system and asks for it again a moment later, zeroed page by
+    page: a third of the processor time of a LoRA run on a small model.
+
+    Returns:
+        Whether it was arranged; only glibc knows how.
+    """
+    if not sys.platform.startswith("linux"):
+        return False
+    mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
+    if mallopt is None:
+        return False
+    settings = ((_MMAP_THRESHOLD, _LARGEST), (_TRIM_THRESHOLD, _LARGEST), (_TOP_PAD, _STEP))
+    return all(mallopt(number, value) == 1 for number, value in settings)
