@@ -15,7 +15,8 @@ def keep_freed_memory() -> bool:
     page: a third of the processor time of a LoRA run on a small model.
 
     Returns:
-        Whether it was arranged; only glibc knows how.
+        Whether it was arranged; only glibc knows how. Results that stay should be written into room made beforehand:
+        kept between tensors that come and go, they pin the memory around them.
     """
     if not sys.platform.startswith("linux"):
         return False

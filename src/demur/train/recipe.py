@@ -65,13 +65,13 @@ class TokenRecipe(Frozen):
     style: Style = "demur"
     rows: RowSettings = RowSettings()
     lora: LoraSettings = LoraSettings()
-    learning_rate: Positive = 1e-3
+    learning_rate: Positive = 7e-4
     warmup: float = 0.1
     decision_epochs: Positive = 1.25
-    reply_share: Annotated[float, Field(ge=0.0, le=1.0)] = 1.0
+    reply_share: Annotated[float, Field(ge=0.0, le=1.0)] = 0.3
     reply_tokens: Annotated[int, Field(ge=1)] = 24
     openings: bool = True
-    decision_weight: Positive = 1.0
+    decision_weight: Positive = 2.0
     batch_rows: Annotated[int, Field(ge=1)] = 16
     max_rows: Annotated[int, Field(ge=2)] | None = None
     seed: int = 0

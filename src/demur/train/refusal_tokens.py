@@ -113,13 +113,13 @@ def learn_rows(run: TokenRun, *, say: Say) -> Any:
         last_block=None,
         progress=lambda done, total: say("reading prompts", done, total),
     )
-    table = run.model.get_output_embeddings().weight.detach().float()
+    table = run.model.get_output_embeddings().weight.detach().float().cpu()
     ordinary = torch.ones(len(table), dtype=torch.bool)
     ordinary[list(run.control_ids)] = False
     fitted = fit_rows(
         torch.stack(states),
         [run.rows[i].column for i in numbers],
-        start_rows(run),
+        start_rows(run).cpu(),
         table[ordinary],
         settings=run.recipe.rows,
         longest=None if run.recipe.mode == "rows" else LONGEST_ROW * float(table[ordinary].norm(dim=1).mean()),
@@ -210,7 +210,8 @@ def p_any(run: TokenRun, rows: Sequence[TrainingRow], *, say: Say) -> tuple[NDAr
         progress=lambda done, total: say("measuring", done, total),
     )
     with torch.inference_mode():
-        logits = torch.cat([model.get_output_embeddings()(part).float() for part in torch.stack(states).split(64)])
+        table = model.get_output_embeddings()
+        logits = torch.cat([table(part.to(table.weight)).float().cpu() for part in torch.stack(states).split(64)])
         own = logits[:, list(run.control_ids)]
         mass = torch.exp(torch.logsumexp(own, 1) - torch.logsumexp(logits, 1)).mean()
         posterior = 1.0 - torch.softmax(own, dim=1)[:, -1]

@@ -122,25 +122,39 @@ def states_of(
 
     Returns:
         States of the beginning, (n_prefix, d_model), and of each row, (n_tokens, d_model) in half precision,
-        or (d_model,) in single precision where only the last is kept.
+        or (d_model,) in single precision where only the last is kept; in the processor's memory.
     """
     import torch
 
     decoder = decoder_of(model)
-    found: list[Any] = [None] * len(sequences)
+    lengths = [len(ids) for ids in sequences]
+    # One table for all rows: kept between a batch's passing tensors, each row would pin the memory around it.
+    found = _table(model, lengths, whole=last_block is not None)
     done = 0
     with torch.inference_mode(), only_blocks(decoder, 0, last_block or len(decoder.layers)):
         beginning = embedded(model, prefix)
-        for batch in batches_by_length([len(ids) for ids in sequences]):
-            output, lengths = after_prefix(decoder, beginning, [embedded(model, sequences[i]) for i in batch])
+        for batch in batches_by_length(lengths):
+            output, _ = after_prefix(decoder, beginning, [embedded(model, sequences[i]) for i in batch])
             for place, number in enumerate(batch):
-                row = output[place, : lengths[place]]
-                found[number] = row[-1].float().clone() if last_block is None else row.half().clone()
+                row = output[place, : lengths[number]]
+                found[number].copy_(row if last_block is not None else row[-1])
             done += len(batch)
             progress(done, len(sequences))
         shared = decoder(inputs_embeds=beginning[None]).last_hidden_state[0].clone() if len(prefix) else beginning
-    # Tensors made in inference mode cannot enter a training step.
-    return torch.tensor(shared.numpy()), [torch.tensor(row.numpy()) for row in found]
+    # A tensor made in inference mode cannot enter a training step.
+    return torch.tensor(shared.cpu().numpy()), found
+
+
+def _table(model: Any, lengths: Sequence[int], *, whole: bool) -> list[Any]:
+    """Each row's room in one table of states."""
+    import torch
+
+    width = model.get_input_embeddings().weight.shape[1]
+    if not whole:
+        table = torch.empty((len(lengths), width), dtype=torch.float32)
+        return list(table)
+    table = torch.empty((sum(lengths), width), dtype=torch.float16)
+    return list(table.split(list(lengths)))
 
 
 def splits_exactly(model: Any, row: TokenRow, n_prefix: int, first_block: int) -> bool:

@@ -120,7 +120,8 @@ class TokenTrainer(SFTTrainer):  # type: ignore[misc]  # trl has no types
 
     def _inputs(self, model: Any, numbers: Sequence[int]) -> tuple[Any, list[Any]]:
         if self.states is not None:
-            return self.beginning, [self.states[i].float() for i in numbers]
+            device = self.accelerator.device
+            return self.beginning.to(device), [self.states[i].to(device).float() for i in numbers]
         return embedded(model, self.prefix_ids), [embedded(model, self._continuation(i)) for i in numbers]
 
     def _continuation(self, number: int) -> tuple[int, ...]:
