@@ -11,6 +11,7 @@ pytest.importorskip("trl")
 import torch
 
 from demur.core.errors import BadInputError
+from demur.jobs.own_answers import own_answers
 from demur.jobs.train_tokens import read_recipe, train_refusal_tokens
 from demur.models.adapter import read_adapter
 from demur.models.merging import load_model, load_tokenizer, merge
@@ -104,12 +105,11 @@ def test_a_prompt_cannot_bring_its_own_control_token(base):
 def test_the_reply_follows_the_token_and_a_cut_reply_does_not_end():
     tokenizer, tokens = tiny_tokenizer(), control_tokens()
     add_control_tokens(tokenizer, tokens)
-    long = encode_rows([row("hi", appropriate="bread " * 400)], tokenizer, tokens, control_texts=[], reply_tokens=160)[
-        0
-    ]
-    short = encode_rows([row("hi", "comply", "ordinary")], tokenizer, tokens, control_texts=[], reply_tokens=160)[0]
+    rows, given = [row("hi"), row("hi", "comply", "ordinary"), row("ho")], ["bread " * 400, "No.", ""]
+    long, short, none = encode_rows(rows, tokenizer, tokens, control_texts=[], replies=given, reply_tokens=160)
     assert (len(long.reply), long.reply[-1] == tokenizer.eos_token_id) == (160, False)
     assert (short.column, short.reply[-1]) == (5, tokenizer.eos_token_id)
+    assert none.reply == ()
 
 
 def test_the_shared_beginning_is_never_a_whole_prompt(base):
@@ -265,3 +265,12 @@ def test_a_recipe_with_an_unknown_field_is_refused(tmp_path):
     path.write_text("learning_rat = 0.1\n", encoding="utf-8")
     with pytest.raises(BadInputError, match="learning_rat"):
         read_recipe(path, {"model": "smollm2"}, {})
+
+
+def test_a_bases_own_answers_are_asked_for_once(base, tmp_path):
+    rows = [row("aaa", "comply", "ordinary")]
+    told = []
+    first = own_answers(f"hf/{base}", rows, tokens=4, kept=tmp_path / "answers.json", say=lambda *at: told.append(at))
+    again = own_answers("hf/nowhere", rows, tokens=4, kept=tmp_path / "answers.json", say=lambda *_: None)
+    assert first == again
+    assert told == [(1, 1)]

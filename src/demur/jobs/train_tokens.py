@@ -180,7 +180,9 @@ def _trained(
     from demur.train.token_adapter import attach_adapter
 
     base = base_folder(parse_model(recipe.model))
-    run = prepared(recipe, load_model(base, dtype="float32").eval(), load_tokenizer(base), rows)
+    replies = _replies(recipe, out, rows, say) if recipe.mode == "lora" else None
+    clock.lap("own answers")
+    run = prepared(recipe, load_model(base, dtype="float32").eval(), load_tokenizer(base), rows, replies)
     learnt = learn_rows(run, say=say)
     clock.lap("control rows")
     if recipe.mode == "lora":
@@ -195,6 +197,20 @@ def _trained(
     if n_processes() > 1:  # parts of the trained model may lie on other devices
         run.model = merge(read_adapter(out), base).model
     return run
+
+
+def _replies(recipe: "TokenRecipe", out: Path, rows: Sequence[TrainingRow], say: Say) -> list[str]:
+    """The reply that each row learns; the base's own answers are asked for once."""
+    from demur.jobs.own_answers import FILE, own_answers
+    from demur.train.replies import drawn_for_replies, learnt_replies
+
+    drawn = drawn_for_replies(rows, recipe.reply_share, recipe.seed)
+    answers = None
+    if recipe.answers == "own":
+        asked = [rows[i] for i in drawn if rows[i].expected == "comply"]
+        progress = partial(say, "the base's own answers")
+        answers = own_answers(recipe.model, asked, tokens=recipe.reply_tokens, kept=out / FILE, say=progress)
+    return learnt_replies(rows, drawn, openings=recipe.openings, answers=answers)
 
 
 def _following(base: str, out: Path, held_out: Sequence[TrainingRow], say: Say) -> dict[str, Any]:
@@ -241,7 +257,7 @@ def _audits(base: str, out: Path, suite: str, say: Say) -> dict[str, Any]:
 
 
 def _limited(rows: list[TrainingRow], limit: int | None, seed: int) -> list[TrainingRow]:
-    from demur.train.refusal_tokens import even_draw
+    from demur.train.replies import even_draw
 
     if limit is None or limit >= len(rows):
         return rows

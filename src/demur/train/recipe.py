@@ -50,6 +50,8 @@ class TokenRecipe(Frozen):
         reply_tokens: Tokens of a reply that are learnt: its opening decides whether it declines.
         openings: Begin replies that decline with a plain sentence of their category, so that a small model learns to
             decline and not only the topic.
+        answers: What rows to answer learn after the respond token: 'own', the base's own greedy answers where they
+            answer, so that answering stays as it was; 'given', the rows' responses.
         decision_weight: Weight of the control token's loss beside the replies' mean; the paper gives it the weight
             of any other token, which is 1 / tokens of the reply.
         batch_rows: Rows in a step.
@@ -69,8 +71,9 @@ class TokenRecipe(Frozen):
     warmup: float = 0.1
     decision_epochs: Positive = 1.25
     reply_share: Annotated[float, Field(ge=0.0, le=1.0)] = 0.3
-    reply_tokens: Annotated[int, Field(ge=1)] = 24
+    reply_tokens: Annotated[int, Field(ge=1)] = 20
     openings: bool = True
+    answers: Literal["own", "given"] = "own"
     decision_weight: Positive = 2.0
     batch_rows: Annotated[int, Field(ge=1)] = 16
     max_rows: Annotated[int, Field(ge=2)] | None = None

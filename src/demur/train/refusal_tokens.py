@@ -4,7 +4,7 @@ import json
 import os
 import warnings
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +17,7 @@ from demur.models.adapter import TOKENS_FILE
 from demur.suites.training import TrainingRow
 from demur.train.control_rows import fit_rows
 from demur.train.recipe import TokenRecipe
+from demur.train.replies import even_draw
 from demur.train.split_model import continuation, decoder_of, splits_exactly, states_of
 from demur.train.token_rows import TokenRow, encode_rows, shared_prefix
 from demur.train.tokens import TokenSet, add_control_tokens, control_tokens, initial_rows
@@ -64,8 +65,14 @@ class TokenRun:
         return tuple(self.token_ids.values())
 
 
-def prepared(recipe: TokenRecipe, model: Any, tokenizer: Any, rows: Sequence[TrainingRow]) -> TokenRun:
-    """Add the tokens, make room for them, encode the rows.
+def prepared(
+    recipe: TokenRecipe,
+    model: Any,
+    tokenizer: Any,
+    rows: Sequence[TrainingRow],
+    replies: Sequence[str] | None = None,
+) -> TokenRun:
+    """Add the tokens, make room for them, encode the rows with the replies they learn.
 
     Raises:
         BadInputError: A token is not one id, no chat template, or a category has no token.
@@ -77,12 +84,7 @@ def prepared(recipe: TokenRecipe, model: Any, tokenizer: Any, rows: Sequence[Tra
         model.resize_token_embeddings(len(tokenizer), mean_resizing=False)
     voice = {*own_voice, *(str(t) for t in tokenizer.added_tokens_decoder.values() if t.special)}
     encoded = encode_rows(
-        rows,
-        tokenizer,
-        tokens,
-        control_texts=sorted(voice),
-        reply_tokens=recipe.reply_tokens,
-        openings=recipe.openings,
+        rows, tokenizer, tokens, control_texts=sorted(voice), replies=replies, reply_tokens=recipe.reply_tokens
     )
     return TokenRun(recipe, model, tokenizer, tokens, token_ids, encoded, shared_prefix(encoded))
 
@@ -156,7 +158,6 @@ def train_lora(run: TokenRun, rows: Any, folder: Path, *, say: Say) -> None:
     if n_processes() > 1:
         wanted = 0
     run.first_block = _first_block(run, usual if wanted is None else wanted)
-    run.rows = _some_replies(run)
     prefix_states, states = None, None
     run.model = attach_adapter(
         run.model,
@@ -198,7 +199,7 @@ def p_any(run: TokenRun, rows: Sequence[TrainingRow], *, say: Say) -> tuple[NDAr
     import torch
 
     voice = sorted(str(t) for t in run.tokenizer.added_tokens_decoder.values() if t.special)
-    encoded = encode_rows(rows, run.tokenizer, run.tokens, control_texts=voice, reply_tokens=0)
+    encoded = encode_rows(rows, run.tokenizer, run.tokens, control_texts=voice)
     model = run.model.get_base_model() if hasattr(run.model, "get_base_model") else run.model
     model.eval()
     n = len(run.prefix)
@@ -270,24 +271,6 @@ def _first_block(run: TokenRun, wanted: int) -> int:
     except (BadInputError, AttributeError, TypeError, ValueError):
         return 0
     return wanted if exact else 0
-
-
-def _some_replies(run: TokenRun) -> list[TokenRow]:
-    """The rows, those not drawn to teach their reply without it: an even draw over the tokens."""
-    able = [i for i, row in enumerate(run.rows) if row.reply]
-    wanted = round(run.recipe.reply_share * len(run.rows))
-    drawn = {able[i] for i in even_draw([run.rows[i].column for i in able], wanted, run.recipe.seed)}
-    return [row if i in drawn else replace(row, reply=()) for i, row in enumerate(run.rows)]
-
-
-def even_draw(groups: Sequence[int], wanted: int, seed: int) -> list[int]:
-    """Numbers of `wanted` members, each group giving its share; in order."""
-    rng = np.random.default_rng(seed)
-    ranked = []
-    for group in sorted(set(groups)):
-        members = rng.permutation([i for i, g in enumerate(groups) if g == group])
-        ranked += [((place + 0.5) / len(members), int(i)) for place, i in enumerate(members)]
-    return sorted(i for _, i in sorted(ranked)[:wanted])
 
 
 def check_finite(losses: Mapping[str, Sequence[float]]) -> None:

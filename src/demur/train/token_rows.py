@@ -12,7 +12,6 @@ from demur.core.taxonomy import load_taxonomy
 from demur.data.tables import read_table
 from demur.models.untrusted import safe_messages
 from demur.suites.training import TrainingRow, load_labelled
-from demur.train.openings import reply_text
 from demur.train.tokens import TokenSet
 
 _REMEDY = "mend the row and run again"
@@ -55,8 +54,8 @@ def encode_rows(
     tokens: TokenSet,
     *,
     control_texts: Sequence[str],
-    reply_tokens: int,
-    openings: bool = False,
+    replies: Sequence[str] | None = None,
+    reply_tokens: int = 0,
 ) -> list[TokenRow]:
     """Rows as ids, in order; text can never form a control token.
 
@@ -65,16 +64,16 @@ def encode_rows(
         tokenizer: With the control tokens added.
         tokens: The control tokens.
         control_texts: Every token of the template's own voice.
+        replies: The reply that each row learns, empty where it learns its control token only; None = none does.
         reply_tokens: Tokens of a reply that are learnt; what comes after its opening is the model's own affair.
-        openings: Begin replies that decline with a plain sentence.
     """
     prompts = [prompt_text(tokenizer, (Message(role="user", text=row.prompt),), control_texts) for row in rows]
     prompt_ids = tokenizer(prompts, add_special_tokens=False)["input_ids"]
-    replies = [
-        safe_messages([Message(role="assistant", text=reply_text(r, openings=openings))], control_texts)[0]["content"]
-        for r in rows
+    texts = [
+        safe_messages([Message(role="assistant", text=text)], control_texts)[0]["content"] if text else ""
+        for text in replies or [""] * len(rows)
     ]
-    reply_ids = tokenizer(replies, add_special_tokens=False)["input_ids"]
+    reply_ids = tokenizer(texts, add_special_tokens=False)["input_ids"]
     encoded = []
     for row, prompt, reply in zip(rows, prompt_ids, reply_ids, strict=True):
         column = tokens.column(row.category if row.expected == "refuse" else RESPOND)

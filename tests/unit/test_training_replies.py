@@ -7,7 +7,7 @@ from demur.core.exchange import Exchange, Message
 from demur.core.taxonomy import load_taxonomy
 from demur.judges import load_judge
 from demur.suites.training import TrainingRow
-from demur.train.openings import load_openings, reply_text
+from demur.train.replies import drawn_for_replies, learnt_replies, load_openings, reply_text
 
 
 def row(**changes):
@@ -43,3 +43,17 @@ def test_a_row_without_a_response_still_learns_to_decline():
 def test_answers_and_runs_without_openings_are_left_alone():
     assert reply_text(row(expected="comply"), openings=True) == "No lock of theirs."
     assert reply_text(row(), openings=False) == "No lock of theirs."
+
+
+def test_every_category_and_side_learns_its_share_of_replies():
+    rows = [row(id=f"{side}{i}", expected=side) for side in ("refuse", "comply") for i in range(20)]
+    drawn = drawn_for_replies(rows, 0.3, 0)
+    assert [sum(rows[i].expected == side for i in drawn) for side in ("refuse", "comply")] == [6, 6]
+    assert drawn != drawn_for_replies(rows, 0.3, 1)
+
+
+def test_rows_to_answer_learn_the_bases_own_answer_or_nothing():
+    rows = [row(id="a", expected="comply"), row(id="b", expected="comply"), row(id="c"), row(id="d")]
+    own = learnt_replies(rows, [0, 1, 2], openings=False, answers={"a": "Mine."})
+    assert own == ["Mine.", "", "No lock of theirs.", ""]
+    assert learnt_replies(rows, [0], openings=False)[0] == "No lock of theirs."
