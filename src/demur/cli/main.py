@@ -8,8 +8,10 @@ import typer
 from demur.cli.audit import audit_command
 from demur.cli.calibrate import calibrate_command, policy_app
 from demur.cli.compare import compare_command
+from demur.cli.cultures import cultures_app
 from demur.cli.doctor import doctor_command
 from demur.cli.export import export_command
+from demur.cli.images import images_app
 from demur.cli.judges import judges_app
 from demur.cli.models import models_command
 from demur.cli.predict import predict_app
@@ -28,6 +30,8 @@ app.command("scan")(scan_command)
 app.add_typer(judges_app, name="judges")
 app.add_typer(predict_app, name="predict")
 app.add_typer(train_app, name="train")
+app.add_typer(images_app, name="images")
+app.add_typer(cultures_app, name="cultures")
 app.command("signal")(signal_command)
 app.command("calibrate")(calibrate_command)
 app.add_typer(policy_app, name="policy")

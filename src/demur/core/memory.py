@@ -4,7 +4,9 @@ import ctypes
 import sys
 
 _MMAP_THRESHOLD, _TRIM_THRESHOLD, _TOP_PAD = -3, -1, -2  # numbers of glibc's mallopt(3)
-_LARGEST = 2**30
+# Tensors above this still come and go: kept ones of ever new sizes, such as logits, would leave holes that nothing fits.
+_LARGEST_KEPT = 2**25
+_KEPT_AT_MOST = 2**30
 _STEP = 2**26
 
 
@@ -23,5 +25,5 @@ def keep_freed_memory() -> bool:
     mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
     if mallopt is None:
         return False
-    settings = ((_MMAP_THRESHOLD, _LARGEST), (_TRIM_THRESHOLD, _LARGEST), (_TOP_PAD, _STEP))
+    settings = ((_MMAP_THRESHOLD, _LARGEST_KEPT), (_TRIM_THRESHOLD, _KEPT_AT_MOST), (_TOP_PAD, _STEP))
     return all(mallopt(number, value) == 1 for number, value in settings)

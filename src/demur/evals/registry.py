@@ -2,10 +2,28 @@
 
 from inspect_ai.model import ModelAPI, modelapi
 
+from demur.evals.cultures_tasks import agreement, agrees, cultures_logprob, cultures_longform, evaded
+from demur.evals.images_provider import images_provider
+from demur.evals.images_tasks import image_refused, images
 from demur.evals.scorer import appropriate, refused
 from demur.evals.tasks import core, quick, suite
 
-__all__ = ["appropriate", "core", "demur_provider", "quick", "refused", "suite"]
+__all__ = [
+    "agreement",
+    "agrees",
+    "appropriate",
+    "core",
+    "cultures_logprob",
+    "cultures_longform",
+    "demur_provider",
+    "evaded",
+    "image_refused",
+    "images",
+    "images_provider",
+    "quick",
+    "refused",
+    "suite",
+]
 
 
 @modelapi(name="demur")
