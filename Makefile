@@ -10,7 +10,7 @@ GATES  := 'ruff~=0.17.5' 'mypy~=2.3' 'import-linter~=2.1'
 MODEL  ?= smollm2
 SUITE  ?= quick
 
-.PHONY: audit test check bench bench-audit bench-scan bench-tsetlin bench-detect bench-control bench-serve bench-tokens adapter cards clean help
+.PHONY: audit test check bench bench-audit bench-scan bench-tsetlin bench-detect bench-control bench-serve bench-tokens bench-inside bench-activations bench-images bench-cultures adapter cards clean help
 
 help:
 	@echo "make audit        audit the embedded model on the quick suite; SUITE=core for all of it"
@@ -27,7 +27,7 @@ test: $(VENV)/test.stamp
 check: $(VENV)/test.stamp
 	@bash scripts/check $(BIN)
 
-bench: bench-audit bench-detect bench-scan bench-tsetlin bench-tokens bench-control bench-serve
+bench: bench-audit bench-detect bench-scan bench-tsetlin bench-tokens bench-control bench-serve bench-activations bench-inside bench-images bench-cultures
 
 bench-audit: $(VENV)/test.stamp
 	@$(BIN)/python benchmarks/bench_audit.py
@@ -61,8 +61,22 @@ bench-control: $(VENV)/test.stamp adapters/tokens-0
 bench-serve: $(VENV)/test.stamp adapters/tokens-0
 	@$(BIN)/python benchmarks/bench_serve.py --model $(MODEL)+adapters/tokens-0
 
+bench-activations: $(VENV)/bench.stamp
+	@$(BIN)/python benchmarks/bench_activations.py --install $(VENV)/activation-rivals
+
+bench-inside: $(VENV)/test.stamp adapters/tokens-0
+	@$(BIN)/python benchmarks/bench_inside.py $(MODEL)+adapters/tokens-0
+
+bench-images: $(VENV)/test.stamp
+	@$(BIN)/python benchmarks/bench_image_frames.py
+
+bench-cultures: $(VENV)/test.stamp
+	@$(BIN)/python benchmarks/bench_cultures.py
+
 cards: $(VENV)/test.stamp
 	@$(BIN)/python benchmarks/suite_card.py
+	@$(BIN)/python benchmarks/image_suite_card.py
+	@$(BIN)/python benchmarks/culture_suite_card.py
 
 $(VENV)/python.stamp:
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "demur needs Python 3.11 or newer; say make PYTHON=python3.12")'

@@ -39,7 +39,9 @@ def rows_of(store, about="a castle", n=8, **fields):
             expected=side,
             seed=f"{about}-{i}",
             pair_id=f"{about}-p{i}",
-            results=(BLOCKED if side == "refuse" and i % 4 else drawn(store, 7 * i + len(side), **fields),),
+            results=(
+                BLOCKED if side == "refuse" and i % 4 else drawn(store, 7 * i + 3 * (side == "refuse"), **fields),
+            ),
         )
         for i in range(n)
         for side in ("comply", "refuse")

@@ -106,10 +106,10 @@ def reassess_command(
 
     Example: demur images reassess runs/gpt-image-1-images-core --policy schoolbook.toml
     """
-    from demur.jobs.images import reassess
+    from demur.jobs.images import reassess, reassessed_folder
 
     findings = reassess(run, policy, out=out, policy_model=policy_model)
-    _show(findings, out or run, as_json=as_json)
+    _show(findings, out or reassessed_folder(run, findings.policy), as_json=as_json)
 
 
 @images_app.command("rewrite")
@@ -191,7 +191,7 @@ def _show(findings: "ImageFindings", out: Path, *, as_json: bool) -> None:
         typer.echo(json.dumps(findings.model_dump(mode="json")))
         return
     print_findings(findings)
-    typer.echo(f"findings: {out / 'images.json'}")
+    typer.echo(f"findings: {out / 'images.json'}; report: {out / 'report.html'}")
 
 
 def print_findings(findings: "ImageFindings") -> None:

@@ -10,7 +10,9 @@ from demur.cli.calibrate import calibrate_command, policy_app
 from demur.cli.compare import compare_command
 from demur.cli.cultures import cultures_app
 from demur.cli.doctor import doctor_command
+from demur.cli.explain import explain_app
 from demur.cli.export import export_command
+from demur.cli.guard import guard_app
 from demur.cli.images import images_app
 from demur.cli.judges import judges_app
 from demur.cli.models import models_command
@@ -18,23 +20,28 @@ from demur.cli.predict import predict_app
 from demur.cli.scan import scan_command
 from demur.cli.serve import serve_command
 from demur.cli.signal import signal_command
-from demur.cli.suites import suites_command
+from demur.cli.steer import steer_command
+from demur.cli.synthesis import add_synthesis, suites_app
 from demur.cli.train import train_app
 from demur.core.errors import BackendError, UserError
 
 app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False)
 app.command("audit")(audit_command)
 app.command("compare")(compare_command)
-app.command("suites")(suites_command)
+app.add_typer(suites_app, name="suites")
 app.command("scan")(scan_command)
 app.add_typer(judges_app, name="judges")
 app.add_typer(predict_app, name="predict")
 app.add_typer(train_app, name="train")
+add_synthesis(images_app)
 app.add_typer(images_app, name="images")
 app.add_typer(cultures_app, name="cultures")
 app.command("signal")(signal_command)
 app.command("calibrate")(calibrate_command)
 app.add_typer(policy_app, name="policy")
+app.add_typer(explain_app, name="explain")
+app.add_typer(guard_app, name="guard")
+app.command("steer")(steer_command)
 app.command("serve")(serve_command)
 app.command("export")(export_command)
 app.command("models")(models_command)

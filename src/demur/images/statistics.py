@@ -145,10 +145,10 @@ def _notes(rows: Sequence[ImageRow]) -> list[str]:
     counts = outcome_counts(rows)
     notes = []
     if counts["infrastructure_error"]:
-        notes.append(f"{counts['infrastructure_error']} images were lost to infrastructure and enter no rate.")
+        notes.append(f"Lost to infrastructure: {counts['infrastructure_error']} of the images; they enter no rate.")
     if counts["no_image_unexplained"]:
         notes.append(
-            f"{counts['no_image_unexplained']} images are missing for no stated reason; they enter only the "
+            f"Missing for no stated reason: {counts['no_image_unexplained']} of the images; they enter only the "
             "sensitivity line."
         )
     sides = {row.expected for row in rows}

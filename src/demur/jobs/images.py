@@ -126,6 +126,11 @@ def audit_images(config: ImagesConfig, *, progress: Progress | None = None) -> I
     return _written(config.out, findings, render_images(findings, judged, asked=rows, store=store))
 
 
+def reassessed_folder(folder: Path, policy: str) -> Path:
+    """Where a reassessment by a policy of that name goes unless told otherwise."""
+    return folder / f"policy-{''.join(c if c.isalnum() else '-' for c in policy)}"
+
+
 def reassess(folder: Path, policy_file: Path, *, out: Path | None = None, policy_model: str = "") -> ImageFindings:
     """The findings of a finished audit under another policy; no picture is asked for.
 
@@ -144,7 +149,7 @@ def reassess(folder: Path, policy_file: Path, *, out: Path | None = None, policy
     provider = str(before.manifest.get("provider", ""))
     judged = _under(rows, policy, policy_model)
     findings = _findings(rows, judged, before.model, before.suite, provider, dict(before.manifest), policy)
-    place = out or folder / f"policy-{''.join(c if c.isalnum() else '-' for c in policy.name)}"
+    place = out or reassessed_folder(folder, policy.name)
     store = ImageStore(folder=folder, keep=bool(before.manifest.get("pictures_kept", True)))
     page = render_images(findings, judged, asked=rows, store=store)
     return _written(place, findings, page)

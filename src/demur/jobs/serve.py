@@ -142,9 +142,9 @@ def _build(name: str, config: ServeConfig) -> "ControlledModel":
     if name == NAME:
         return Rehearsal()
     from demur.jobs.signal import signal_of
-    from demur.models.controlled import controlled_model
+    from demur.jobs.steering import controlled
 
-    return controlled_model(
+    return controlled(
         name,
         upstream=config.upstream,
         upstream_model=config.upstream_model,

@@ -12,6 +12,7 @@ from demur.core.policy import SignalSource
 from demur.core.signal import ANY, Signal, SignalScores, stacked
 from demur.data.score_cache import ScoreCache
 from demur.data.tables import read_table
+from demur.jobs.guarded import GUARD, guard_signal
 from demur.models.embedded import cache_dir
 
 Progress = Callable[[int, int], None]
@@ -21,7 +22,8 @@ SUFFIXES = (".jsonl", ".parquet")
 
 
 def signal_of(model: str) -> Signal:
-    """The signal of a model with refusal tokens, or of a fitted predictor ('predictor:FOLDER').
+    """The signal of a model with refusal tokens, a steering gate or a guard, or by itself of a fitted predictor
+    ('predictor:FOLDER') or a guard ('guard:FOLDER').
 
     Weights are read when it is first asked.
 
@@ -32,10 +34,12 @@ def signal_of(model: str) -> Signal:
         from demur.classify.signal import load_predictor_signal
 
         return load_predictor_signal(Path(model.removeprefix(PREDICTOR)))
-    from demur.models.controlled import controlled_model
+    if model.startswith(GUARD):
+        return guard_signal(model)
+    from demur.jobs.steering import controlled
 
     # The engine that would serve it: a threshold set on its scores is then compared with the same numbers.
-    found = controlled_model(model)
+    found = controlled(model)
     if not isinstance(found, Signal):
         raise BadInputError(f"model {model!r}: expected a model whose refusal tokens run on this machine")
     return found

@@ -8,7 +8,7 @@ import asyncio
 from collections.abc import AsyncGenerator, Callable, Sequence
 from contextlib import aclosing
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from demur.core.chat import ChatRequest
 from demur.core.controlled import Piece
@@ -18,6 +18,10 @@ from demur.models.adapter import ControlTokens
 from demur.models.controlled_source import DecidedBy
 from demur.models.controlled_stream import PieceStream
 from demur.models.controlled_worker import ReadJob, Worker
+
+if TYPE_CHECKING:
+    from demur.models.controlled_worker import Outfit
+    from demur.models.controlled_writing import Reply
 
 DEFAULT_MAX_TOKENS = 512
 MAX_OPEN = 64
@@ -38,6 +42,7 @@ class TransformersControlled(DecidedBy):
         max_open: Requests that may be read and not yet answered; further ones wait.
         max_rows: Replies decoded together.
         exact_temperatures: Temperatures at which probabilities over the whole vocabulary are exact.
+        outfit: Changes how prompts are read and replies written, in the worker; None = as the model alone does.
     """
 
     name: str
@@ -48,6 +53,7 @@ class TransformersControlled(DecidedBy):
     max_open: int = MAX_OPEN
     max_rows: int = MAX_ROWS
     exact_temperatures: tuple[float, ...] = TEMPERATURES
+    outfit: "Outfit | None" = None
     _worker: Worker | None = None
     _open: asyncio.Semaphore | None = None
 
@@ -72,12 +78,11 @@ class TransformersControlled(DecidedBy):
         except BaseException:
             self._open.release()
             raise
-        return TransformersTurn(self, job, scores, found.kept)
+        return self._turn(job, scores, found.kept)
 
     async def score(self, requests: Sequence[ChatRequest], /) -> SignalScores:
         """Score requests without answering them, so that the model is a `Signal` too."""
-        if self.control is None:
-            assert self.own_signal is not None
+        if self.control is None and self.own_signal is not None:
             return await self.own_signal.score(requests)
         parts: list[SignalScores] = []
         for start in range(0, len(requests), SCORED_AT_ONCE):
@@ -91,9 +96,17 @@ class TransformersControlled(DecidedBy):
         if worker is not None:
             await asyncio.to_thread(worker.stop)
 
+    @property
+    def _hidden(self) -> tuple[str, ...]:
+        """Texts that no reply may spell out."""
+        return self.control.texts if self.control is not None else ()
+
+    def _turn(self, job: ReadJob, scores: SignalScores, kept: Any) -> "TransformersTurn":
+        return TransformersTurn(self, job, scores, kept)
+
     async def _read(self, request: ChatRequest, *, keep: bool) -> ReadJob:
         if self._worker is None:
-            self._worker = Worker(self.load, self.control, max_rows=self.max_rows)
+            self._worker = Worker(self.load, self.control, max_rows=self.max_rows, outfit=self.outfit)
         loop = asyncio.get_running_loop()
         job = ReadJob(request, keep, loop, loop.create_future())
         self._worker.inbox.put(job)
@@ -127,26 +140,14 @@ class TransformersTurn:
         return self._scores
 
     async def reply(self, *, token: int = -1) -> AsyncGenerator[Piece, None]:
-        from demur.models.controlled_writing import Reply
-
         if self._stream is not None or self._closed:
             raise RuntimeError("a turn replies once")
-        control, request, worker = self._model.control, self._job.request, self._model._worker
+        worker = self._model._worker
         if worker is None:
             raise BackendError("the model was closed", retriable=False)
-        stream = self._stream = PieceStream(control.texts if control else ())
+        stream = self._stream = PieceStream(self._model._hidden)
         kept, self._kept = self._kept, None
-        worker.inbox.put(
-            Reply(
-                stream=stream,
-                prompt=self._job.prompt,
-                kept=kept,
-                forced=control.ids[token] if control and token >= 0 else -1,
-                budget=request.max_tokens or DEFAULT_MAX_TOKENS,
-                temperature=request.temperature or 0.0,
-                seed=request.seed,
-            )
-        )
+        worker.inbox.put(self._reply(stream, kept, token))
         del kept
         try:
             async with aclosing(stream.pieces()) as pieces:
@@ -154,6 +155,21 @@ class TransformersTurn:
                     yield piece
         finally:
             await self.close()
+
+    def _reply(self, stream: PieceStream, kept: Any, token: int) -> "Reply":
+        """The reply to write after the control token of a column; -1 for none."""
+        from demur.models.controlled_writing import Reply
+
+        control, request = self._model.control, self._job.request
+        return Reply(
+            stream=stream,
+            prompt=self._job.prompt,
+            kept=kept,
+            forced=control.ids[token] if control and token >= 0 else -1,
+            budget=request.max_tokens or DEFAULT_MAX_TOKENS,
+            temperature=request.temperature or 0.0,
+            seed=request.seed,
+        )
 
     async def close(self) -> None:
         if self._stream is not None:

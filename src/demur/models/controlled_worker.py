@@ -19,6 +19,9 @@ if TYPE_CHECKING:
     from demur.models.controlled_reading import Read, Reader
     from demur.models.controlled_writing import Reply, Writer
 
+    # Makes other readers and writers of the plain ones, e.g. ones that steer: acts in the thread that owns the model.
+    Outfit = Callable[[Reader, Writer], tuple[Reader, Writer]]
+
 
 @dataclass(slots=True, eq=False)
 class ReadJob:
@@ -53,10 +56,18 @@ class Worker:
         load: Makes (model, tokenizer).
         control: Control tokens; None for none.
         max_rows: Replies decoded together.
+        outfit: Changes how prompts are read and replies written; None = as the model alone does.
     """
 
-    def __init__(self, load: Callable[[], tuple[Any, Any]], control: ControlTokens | None, *, max_rows: int) -> None:
-        self.load, self.control, self.max_rows = load, control, max_rows
+    def __init__(
+        self,
+        load: Callable[[], tuple[Any, Any]],
+        control: ControlTokens | None,
+        *,
+        max_rows: int,
+        outfit: "Outfit | None" = None,
+    ) -> None:
+        self.load, self.control, self.max_rows, self.outfit = load, control, max_rows, outfit
         self.inbox: SimpleQueue[ReadJob | Reply | None] = SimpleQueue()
         self.reads: list[ReadJob] = []
         self.replies: list[Reply] = []
@@ -108,6 +119,8 @@ class Worker:
         self.reader = Reader(model, control, prefix=self._common_beginning(), batched=batched)
         banned = control.ids if control else ()
         self.writer = Writer(model, self.tokenizer, banned=banned, max_rows=self.max_rows, batched=batched)
+        if self.outfit is not None:
+            self.reader, self.writer = self.outfit(self.reader, self.writer)
         self._limit = getattr(model.config, "max_position_embeddings", None) or 1 << 30
 
     def _hear(self) -> bool:
@@ -150,6 +163,8 @@ class Worker:
                 if len(batch) == 1:
                     raise error
                 job.settle(self.reader.read([job.prompt], keep=job.keep)[0])
+            except DemurError as failed:
+                job.settle(failed)
             except Exception as failed:
                 job.settle(BackendError(f"{type(failed).__name__}: {failed}", retriable=False))
 

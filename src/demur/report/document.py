@@ -21,18 +21,28 @@ from demur.report import wording
 from demur.report.escaping import visible
 
 
-def render_document(template: str, scripts: Sequence[str], context: Mapping[str, Any]) -> str:
+def render_document(
+    template: str,
+    scripts: Sequence[str],
+    context: Mapping[str, Any],
+    *,
+    styles: Sequence[str] = ("style.css",),
+    pictures: bool = False,
+) -> str:
     """Fill a template of this package.
 
     Args:
         template: File name below `templates/`.
         scripts: Script files below `templates/`, inlined one after the other.
         context: What the template shows; strings are escaped and made visible on output.
+        styles: Style sheets below `templates/`, inlined one after the other.
+        pictures: Whether the page may show pictures it holds itself as data URLs; none may be fetched either way.
     """
-    style, script = _asset("style.css"), "\n".join(_asset(name) for name in scripts)
+    style, script = ("\n".join(_asset(name) for name in names) for names in (styles, scripts))
+    held = "img-src data:; " if pictures else ""
     policy = (
         f"default-src 'none'; style-src {_source(style)}; script-src {_source(script)}; "
-        "base-uri 'none'; form-action 'none'"
+        f"{held}base-uri 'none'; form-action 'none'"
     )
     # The two assets are files of this package, never text of a user.
     assets = {"style": Markup(style), "script": Markup(script), "policy": policy}

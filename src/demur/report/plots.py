@@ -114,11 +114,16 @@ def stack(name: str, counts: Mapping[str, int], names: Mapping[str, str]) -> Sta
 
 def tradeoff(profile: Profile) -> Tradeoff:
     """One labelled point for each category with both sides, and the whole suite with its cross."""
-    placed = [(c, _position(c)) for c in profile.categories]
+    return tradeoff_of(profile.categories, profile.overall)
+
+
+def tradeoff_of(categories: Sequence[Cell], every: Cell) -> Tradeoff:
+    """The same for any cells and the cell of all of them; a label is the cell's key."""
+    placed = [(c, _position(c)) for c in categories]
     points = [_point(c, at) for c, at in placed if at is not None]
-    whole = _position(profile.overall)
-    overall = _point(profile.overall, whole, label="all") if whole is not None else None
-    across, upright = interval_mark(profile.overall.contrast), interval_mark(profile.overall.should_refuse)
+    whole = _position(every)
+    overall = _point(every, whole, label="all") if whole is not None else None
+    across, upright = interval_mark(every.contrast), interval_mark(every.should_refuse)
     labelled = _label(points if overall is None else [overall, *points], across, upright)
     return Tradeoff(
         points=labelled if overall is None else labelled[1:],

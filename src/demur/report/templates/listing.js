@@ -3,20 +3,22 @@
 
 const PAGE = 25;
 
-function startListing({ rows, filters, linked, words, head, body }) {
+// `item` builds a whole entry from a row where a closed line with a head will not do; `noun` is what the rows are.
+// A filter has `value` of a row, or `values` where a row can be of several kinds.
+function startListing({ rows, filters, linked, words, head, body, item, noun = ["reply", "replies"], hint = "Words in prompt or reply" }) {
   const root = document.getElementById("listing");
   if (!root) return;
   const keys = ["q", ...filters.map((f) => f.key), ...linked, "row"];
   let state = new Map(), page = 0, found = rows, haystacks = null, timer = 0, expectedHash = null;
 
-  const search = element("input", { type: "search", id: "filter-q", placeholder: "Words in prompt or reply", autocomplete: "off", spellcheck: "false" });
+  const search = element("input", { type: "search", id: "filter-q", placeholder: hint, autocomplete: "off", spellcheck: "false" });
   const selects = filters.map((filter) => [filter, filterSelect(filter, rows)]);
   const reset = element("button", { type: "button", class: "quiet" }, "Clear filters");
   const status = element("p", { class: "status", role: "status" });
   const chips = element("div", { class: "chips" });
   const list = element("div", { class: "entries" });
   const pagers = [element("nav", { class: "pager", "aria-label": "Pages" }), element("nav", { class: "pager", "aria-label": "Pages, below the list" })];
-  const form = element("form", { class: "filters", role: "search", "aria-label": "Filter replies" },
+  const form = element("form", { class: "filters", role: "search", "aria-label": `Filter ${noun[1]}` },
     field("Search", search, "filter-q", "wide"),
     ...selects.map(([filter, select]) => field(filter.label, select, select.id)));
   root.append(form, element("div", { class: "results" }, status, chips, reset, pagers[0]), list, pagers[1]);
@@ -69,7 +71,7 @@ function startListing({ rows, filters, linked, words, head, body }) {
     const wantedWords = (state.get("q") || "").toLowerCase().split(/\s+/).filter(Boolean);
     if (wantedWords.length && !haystacks) haystacks = new Map(rows.map((row) => [row, words(row).toLowerCase()]));
     found = rows.filter((row) =>
-      filters.every((f) => !state.get(f.key) || f.value(row) === state.get(f.key)) &&
+      filters.every((f) => !state.get(f.key) || valuesOf(f, row).includes(state.get(f.key))) &&
       linked.every((key) => !state.get(key) || row[key] === state.get(key)) &&
       (!state.get("row") || row.id === state.get("row")) &&
       wantedWords.every((word) => haystacks.get(row).includes(word)));
@@ -82,13 +84,13 @@ function startListing({ rows, filters, linked, words, head, body }) {
     const first = page * PAGE, part = found.slice(first, first + PAGE);
     const of = found.length === rows.length ? "" : ` (of ${rows.length.toLocaleString("en")})`;
     status.textContent = found.length
-      ? `${(first + 1).toLocaleString("en")}–${(first + part.length).toLocaleString("en")} of ${found.length.toLocaleString("en")} replies${of}`
-      : `No reply matches${of}.`;
+      ? `${(first + 1).toLocaleString("en")}–${(first + part.length).toLocaleString("en")} of ${found.length.toLocaleString("en")} ${noun[1]}${of}`
+      : `No ${noun[0]} matches${of}.`;
     reset.hidden = state.size === 0;
     chips.replaceChildren(...[...linked, "row"].filter((key) => state.get(key)).map((key) =>
       element("button", { type: "button", class: "chip", "aria-label": `Remove filter ${key}`, click: () => set(key, "") },
-        key === "row" ? "one reply: " : `${key.replace("_id", "")}: `, preview(state.get(key), 40), " ✕")));
-    list.replaceChildren(...part.map((row) => entry(row, Boolean(state.get("row")))));
+        key === "row" ? `one ${noun[0]}: ` : `${key.replace("_id", "")}: `, preview(state.get(key), 40), " ✕")));
+    list.replaceChildren(...part.map((row) => (item || entry)(row, Boolean(state.get("row")))));
     for (const pager of pagers) fillPager(pager);
   }
 
@@ -123,12 +125,17 @@ function field(label, control, id, className) {
   return element("div", { class: `field ${className || ""}` }, element("label", { for: id }, label), control);
 }
 
+function valuesOf(filter, row) {
+  return filter.values ? filter.values(row) : [filter.value(row)];
+}
+
 function filterSelect(filter, rows) {
   const counts = new Map(), groups = new Map();
   for (const row of rows) {
-    const value = filter.value(row);
-    if (value) counts.set(value, (counts.get(value) || 0) + 1);
-    if (value && filter.group) groups.set(value, filter.group(row));
+    for (const value of valuesOf(filter, row).filter(Boolean)) {
+      counts.set(value, (counts.get(value) || 0) + 1);
+      if (filter.group) groups.set(value, filter.group(row));
+    }
   }
   const known = [...filter.names.keys()].filter((key) => counts.has(key));
   const order = [...known, ...[...counts.keys()].filter((key) => !filter.names.has(key)).sort()];
