@@ -1,1 +1,1 @@
-"""Where a model holds 'harmful' and 'I will refuse': directions, separation, guard, cliff, and the controls beside each."""
+"""Where a model holds harm and refusal: directions, separation, guard, cliff, and the controls beside each."""
