@@ -4,7 +4,7 @@ import ctypes
 import sys
 
 _MMAP_THRESHOLD, _TRIM_THRESHOLD, _TOP_PAD = -3, -1, -2  # numbers of glibc's mallopt(3)
-# Tensors above this still come and go: kept ones of ever new sizes, such as logits, would leave holes that nothing fits.
+# Larger tensors still come and go: kept at ever new sizes, as logits are, they would leave holes that nothing fits.
 _LARGEST_KEPT = 2**25
 _KEPT_AT_MOST = 2**30
 _STEP = 2**26
