@@ -88,7 +88,7 @@ def make_job(n_prompts, threads):
         "rows": ROWS,
         "tokens": TOKENS,
         "prompts": rows,
-        "batches": list(length_sorted(lengths, rows=ROWS, tokens=TOKENS)),
+        "batches": length_sorted(lengths, rows=ROWS, tokens=TOKENS),
     }
 
 

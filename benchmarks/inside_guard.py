@@ -31,7 +31,7 @@ N_PHRASES = 40
 def run(models, *, quick, work, progress):
     """The base model and every model given, several draws of the prompts."""
     del work  # nothing is resumed: reading all prompts once is all it costs
-    sizes = {"n_fit": 24, "n_check": 20} if quick else {"n_fit": 400, "n_check": 150}
+    sizes = {"n_fit": 24, "n_check": 20} if quick else {"n_fit": 845, "n_check": 150}
     seeds = (0,) if quick else (0, 1, 2)
     base = models[0].partition("+")[0]
     return {

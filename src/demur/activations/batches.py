@@ -1,30 +1,38 @@
-"""Prompts of unlike lengths as batches: sorted by length, padded on a side."""
+"""Prompts of unlike lengths as batches: sorted by length, cut where it costs least, padded on a side."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
+from itertools import pairwise
 from typing import Any, Literal
 
+import numpy as np
 import torch
 
 Padding = Literal["right", "left"]
 
 
-def length_sorted(lengths: Sequence[int], *, rows: int, tokens: int) -> Iterator[list[int]]:
-    """Indices in batches of like length, longest first: the first of a batch sets its width.
+def length_sorted(lengths: Sequence[int], *, rows: int, tokens: int, overhead: int = 48) -> list[list[int]]:
+    """Indices in batches of like length, longest first, cut where that costs least.
 
     Args:
         lengths: Tokens of each prompt.
         rows: Most prompts in a batch.
         tokens: Most tokens in a batch, padding counted; a longer prompt runs alone.
+        overhead: What a batch costs by itself, in tokens: many small batches read the weights often, few large ones
+            compute much padding.
     """
-    batch: list[int] = []
-    for i in sorted(range(len(lengths)), key=lengths.__getitem__, reverse=True):
-        width = lengths[batch[0]] if batch else lengths[i]
-        if batch and (len(batch) >= rows or (len(batch) + 1) * width > tokens):
-            yield batch
-            batch = []
-        batch.append(i)
-    if batch:
-        yield batch
+    order = sorted(range(len(lengths)), key=lengths.__getitem__, reverse=True)
+    width = np.array([lengths[i] for i in order])
+    cost, begins = np.zeros(len(order) + 1), np.zeros(len(order) + 1, dtype=int)
+    for end in range(1, len(order) + 1):
+        begin = np.arange(max(0, end - rows), end)
+        area = (end - begin) * width[begin]
+        total = np.where((area > tokens) & (end - begin > 1), np.inf, cost[begin] + area + overhead)
+        best = int(np.argmin(total))
+        cost[end], begins[end] = total[best], begin[best]
+    cuts = [len(order)]
+    while cuts[-1]:
+        cuts.append(int(begins[cuts[-1]]))
+    return [order[begin:end] for end, begin in pairwise(cuts)][::-1]
 
 
 def padded(rows: Sequence[Sequence[int]], side: Padding, *, device: Any) -> tuple[dict[str, Any], list[int]]:

@@ -95,8 +95,7 @@ def _run(
     done = 0
     with catcher.attached():
         lengths = [len(prompt.ids) - start for prompt in prompts]
-        tokens = how.batch_tokens or (2_048 if subject.device.type == "cpu" else 16_384)
-        for batch in length_sorted(lengths, rows=how.batch_rows, tokens=tokens):
+        for batch in _batches(lengths, how, on_processor=subject.device.type == "cpu"):
             given, shifts = padded([prompts[i].ids[start:] for i in batch], how.padding, device=subject.device)
             if cache is not None:
                 given["past_key_values"] = cache
@@ -105,6 +104,11 @@ def _run(
             done += len(batch)
             if how.progress:
                 how.progress(done, len(prompts))
+
+
+def _batches(lengths: Sequence[int], how: RecordOptions, *, on_processor: bool) -> list[list[int]]:
+    tokens, overhead = (2_048, 48) if on_processor else (16_384, 2_048)  # an accelerator waits for each start
+    return length_sorted(lengths, rows=how.batch_rows, tokens=how.batch_tokens or tokens, overhead=overhead)
 
 
 def _aim(batch: Sequence[int], where: Sequence[Indices], shifts: Sequence[int], ids: Any) -> Aim:

@@ -55,7 +55,7 @@ def cliff_command(
         typer.echo(result.model_dump_json())
         return
     _print(result)
-    typer.echo(f"result: {out / 'cliff.json'}")
+    typer.echo(f"result: {out / 'cliff.json'}; report: {out / 'report.html'}")
 
 
 def _print(result: "CliffResult") -> None:

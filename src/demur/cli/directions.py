@@ -64,7 +64,7 @@ def directions_command(
         typer.echo(study.model_dump_json())
         return
     _print(study)
-    typer.echo(f"result: {out / 'directions.json'}")
+    typer.echo(f"result: {out / 'directions.json'}; report: {out / 'report.html'}")
 
 
 def _print(study: "DirectionStudy") -> None:

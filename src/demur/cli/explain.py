@@ -86,7 +86,7 @@ def _print_scores(view: "PromptView") -> None:
         f"{axis.axis} (cosine at {axis.span})": dict(zip(axis.layers, axis.cosines, strict=True)) for axis in view.axes
     }
     if view.guard is not None:
-        columns["guard (at t_inst)"] = dict(zip(view.guard.layers, view.guard.by_layer, strict=True))
+        columns[f"guard (at {view.guard.span})"] = dict(zip(view.guard.layers, view.guard.by_layer, strict=True))
     layers = sorted({layer for values in columns.values() for layer in values})
     step = -(-len(layers) // _LINES) or 1
     print_table(

@@ -41,7 +41,7 @@ def fit_command(
     ] = "auto",
     span: Annotated[
         str, typer.Option(help="Where they are read: t_inst (as published), t_post[-1], or auto for the better.")
-    ] = "t_inst",
+    ] = "auto",
     layers: Annotated[str | None, typer.Option(help="Residual indices, e.g. 8-24 or 12,16,20; all by default.")] = None,
     refused_by: Annotated[
         Literal["auto", "none", "token", "reply"], typer.Option(help="How to know which prompts the model refuses.")

@@ -21,7 +21,9 @@ DefaultPolicy = Annotated[
 Insecure = Annotated[bool, typer.Option("--insecure", help="Let anybody in on an address that others reach.")]
 Upstream = Annotated[str | None, typer.Option(help="Base URL of a compatible server that runs the models.")]
 UpstreamModel = Annotated[str, typer.Option(help="What that server calls the model; asked for by default.")]
-SignalName = Annotated[str | None, typer.Option(help="Decides for models without control tokens: predictor:FOLDER.")]
+SignalName = Annotated[
+    str | None, typer.Option(help="Decides for models without control tokens: predictor:FOLDER or guard:FOLDER.")
+]
 Engine = Annotated[Literal["auto", "llamacpp", "transformers"], typer.Option(help="What runs models in this process.")]
 AccessLog = Annotated[bool, typer.Option("--access-log", help="One line for each request; never its text.")]
 

@@ -7,7 +7,9 @@ import typer
 
 
 def signal_command(
-    model: Annotated[str, typer.Argument(help="BASE+ADAPTER, a GGUF with refusal tokens, or predictor:FOLDER.")],
+    model: Annotated[
+        str, typer.Argument(help="BASE+ADAPTER, a GGUF with refusal tokens, predictor:FOLDER or guard:FOLDER.")
+    ],
     file: Annotated[Path, typer.Argument(help="Rows with a prompt column.")],
     out: Annotated[Path, typer.Option("--out", "-o", help="A .parquet or .jsonl file.")],
     skip_bad: Annotated[bool, typer.Option("--skip-bad", help="Leave malformed rows out.")] = False,

@@ -5,6 +5,7 @@ import json
 import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from threading import get_ident
 from typing import Any
 
 from demur.core.errors import BadInputError
@@ -24,7 +25,7 @@ def write_bytes(path: Path, data: bytes) -> None:
     Raises:
         BadInputError: The disk is full or the folder cannot be written; nothing is left half-written.
     """
-    partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
+    partial = path.with_name(f".{path.name}.{os.getpid()}-{get_ident()}.partial")  # two threads may write one file
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         partial.write_bytes(data)

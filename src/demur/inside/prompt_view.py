@@ -44,6 +44,7 @@ class GuardView(Frozen):
     """A guard's word on one prompt.
 
     Attributes:
+        span: Where the prompt is read.
         layers: Residual indices.
         by_layer: Its score at each.
         score: Mean over layers, or that of the nearest category.
@@ -55,6 +56,7 @@ class GuardView(Frozen):
         categories: Score against each category's mean.
     """
 
+    span: str
     layers: tuple[int, ...]
     by_layer: tuple[float, ...]
     score: float
@@ -179,6 +181,7 @@ def guard_view(guard: LatentGuard, states: NDArray[np.float64]) -> GuardView:
     score = float(guard.score(states)[0])
     calibrated = guard.calibration is not None
     return GuardView(
+        span=guard.options.span,
         layers=guard.layers,
         by_layer=tuple(guard.transform(states)[0].tolist()),
         score=score,

@@ -19,6 +19,7 @@ from demur.inside.guard_geometry import Metric
 from demur.inside.guard_report import GuardReport
 from demur.jobs.guard_fitting import Material, behind, chosen_guard, fitted_variants, guard_report
 from demur.jobs.guard_prompts import GuardPrompts, GuardRow, guard_prompts
+from demur.report.inside import InsideFindings, write_inside
 
 if TYPE_CHECKING:
     from demur.activations.record import Activations
@@ -63,7 +64,7 @@ class GuardConfig(Frozen):
     rate: float = Field(default=0.05, gt=0, lt=1)
     augment: bool = False
     by_category: bool = False
-    span: str = SPAN
+    span: str = "auto"
     metric: Metric | Literal["auto"] = "auto"
     layers: tuple[int, ...] | None = None
     refused_by: RefusedBy = "auto"
@@ -127,6 +128,7 @@ def fit_guard(
         material, guard, guards, identity=identity, span_text=texts[guard.options.span], layer=layer, manifest=manifest
     )
     write_text(config.out / REPORT, report.model_dump_json(indent=1) + "\n")
+    write_inside(config.out / "report.html", InsideFindings(guard=report))
     return report
 
 

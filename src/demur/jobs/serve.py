@@ -32,7 +32,7 @@ class ServeConfig(Frozen):
         insecure: Listen on an address that others reach, without keys.
         upstream: Base URL of a compatible server that runs the models; None = this process does.
         upstream_model: What the upstream calls the model; asked for by default.
-        signal: Decides for models without control tokens, e.g. 'predictor:FOLDER'.
+        signal: Decides for models without control tokens, 'predictor:FOLDER' or 'guard:FOLDER'.
         engine: What runs models in this process.
         settings: Limits.
     """
