@@ -187,7 +187,7 @@ def test_a_torn_line_is_forgotten_and_the_next_one_stands_alone(tmp_path):
     file = tmp_path / "x.jsonl"
     file.write_text('{"key": "a", "numbers": [[1, 2]]}\n{"key": "b", "num')
     journal = NumberJournal(file, identity="m")
-    journal.add({"c": [[3.0, 4.0]]})
+    journal.add("c", [[3.0, 4.0]])
     journal.close()
     assert NumberJournal(file, identity="m").found == {"a": [[1.0, 2.0]], "c": [[3.0, 4.0]]}
 

@@ -136,6 +136,6 @@ def _computed(
         groups = [questions(*pair) for pair in left]
         for done, (number, weighed) in enumerate(make().score(groups), start=len(posed) - len(left) + 1):
             rows = [] if weighed is None else [[margin(a, d), first_mass((a, d))] for a, d in weighed]
-            journal.add({keys[left[number]]: rows})
+            journal.add(keys[left[number]], rows)
             progress(done, len(posed))
     return {pair: journal.found[keys[pair]] for pair in posed}

@@ -5,7 +5,6 @@ offered, and where both are known they are compared.
 """
 
 import asyncio
-import json
 from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import replace
@@ -16,6 +15,7 @@ from typing import Literal
 from demur.core.chat import ChatModel, ChatRequest
 from demur.core.errors import BadInputError
 from demur.core.exchange import Message
+from demur.data.journal import KeyedJournal
 from demur.inside.buckets import Labelled, refused_by
 from demur.jobs.following import outcomes
 from demur.models import build_model, identity_of, parse_model
@@ -108,9 +108,9 @@ async def _replies(
     model: str, prompts: Sequence[str], journal: Path, max_tokens: int, progress: Progress, chat: ChatModel | None
 ) -> list[str]:
     spec = parse_model(model)
-    known = _known(journal)
+    known: KeyedJournal[str] = KeyedJournal(journal, field="reply", read=str, write=str)
     keys = [_key(prompt, max_tokens) for prompt in prompts]
-    missing = [i for i in dict(zip(keys, range(len(keys)), strict=True)).values() if keys[i] not in known]
+    missing = [i for i in dict(zip(keys, range(len(keys)), strict=True)).values() if keys[i] not in known.found]
     missing.sort(key=lambda i: len(prompts[i]))
     asked = chat or (build_model(spec, identity=str(identity_of(spec))) if missing else None)
     try:
@@ -119,14 +119,14 @@ async def _replies(
             assert asked is not None
             requests = [_request(prompts[i], max_tokens) for i in batch]
             found = await asyncio.gather(*(asked.complete(request) for request in requests))
-            _keep(journal, {keys[i]: reply.text for i, reply in zip(batch, found, strict=True)})
-            known |= {keys[i]: reply.text for i, reply in zip(batch, found, strict=True)}
+            known.add_all({keys[i]: reply.text for i, reply in zip(batch, found, strict=True)})
             progress("asking the model", len(prompts) - len(missing) + start + len(batch), len(prompts))
     finally:
         close = getattr(asked, "close", None) if chat is None else None
         if close is not None:
             close()
-    return [known[key] for key in keys]
+        known.close()
+    return [known.found[key] for key in keys]
 
 
 def _request(prompt: str, max_tokens: int) -> ChatRequest:
@@ -135,24 +135,3 @@ def _request(prompt: str, max_tokens: int) -> ChatRequest:
 
 def _key(prompt: str, max_tokens: int) -> str:
     return sha256(f"{max_tokens}\x00{prompt}".encode("utf-8", "surrogatepass")).hexdigest()
-
-
-def _known(journal: Path) -> dict[str, str]:
-    """Replies of earlier runs; a line cut off by an interruption is asked for again."""
-    found: dict[str, str] = {}
-    if journal.is_file():
-        for line in journal.read_text(encoding="utf-8", errors="replace").split("\n"):
-            try:
-                row = json.loads(line)
-                found[str(row["key"])] = str(row["reply"])
-            except (ValueError, KeyError, TypeError):
-                continue
-    return found
-
-
-def _keep(journal: Path, replies: dict[str, str]) -> None:
-    journal.parent.mkdir(parents=True, exist_ok=True)
-    lines = "".join(json.dumps({"key": key, "reply": reply}) + "\n" for key, reply in replies.items())
-    with journal.open("a", encoding="utf-8") as file:
-        file.write(("" if journal.stat().st_size == 0 else "\n") + lines)
-        file.flush()
