@@ -22,6 +22,7 @@ from pathlib import Path
 
 import numpy as np
 from record import record
+from rivals import install
 
 HERE = Path(__file__).parent
 RIVALS = {
@@ -50,20 +51,6 @@ OURS, PLAIN, BARE = "demur", "demur, prefix not shared", "bare"
 EVERY_LAYER = (BARE, OURS, PLAIN, "output_hidden_states", "output_hidden_states, last logits only", *RIVALS)
 LOWER_HALF = (OURS, PLAIN, *RIVALS)
 ROWS, TOKENS = 64, 2_048
-
-
-def install(folder):
-    """Install each rival into a folder of its own; one that fails is named and left out."""
-    for name, packages in RIVALS.items():
-        target = folder / name
-        if target.exists():
-            continue
-        pip = [sys.executable, "-m", "pip", "install", "--quiet", "--no-deps", "--target", str(target), *packages]
-        done = subprocess.run(pip, capture_output=True, text=True)
-        if done.returncode:
-            lines = [line for line in done.stderr.splitlines() if "rror" in line]
-            print(f"{name}: cannot be installed: {(lines or ['?'])[0][:160]}")
-            target.mkdir(parents=True, exist_ok=True)
 
 
 def make_job(n_prompts, threads):
@@ -209,7 +196,7 @@ def main():
     options = parse()
     folder = options.install or options.rivals
     if options.install:
-        install(options.install)
+        install(options.install, RIVALS)
     job = make_job(options.prompts, options.threads)
     lengths = [len(prompt["ids"]) for prompt in job["prompts"]]
     about = {

@@ -22,6 +22,7 @@ import tempfile
 from pathlib import Path
 
 from record import RESULTS, record
+from rivals import install
 from tsetlin_corpora import CORPORA, load_corpus, save_corpus
 from tsetlin_reading import reading
 
@@ -67,20 +68,6 @@ PLAN = {  # corpus: clauses, passes, seeds, settings, who else than ours and the
     "imdb-shaped": (1000, 2, 1, (TEXT,), ("green-tsetlin", "tmu")),
 }
 TIMED_ONLY = ("imdb-shaped",)
-
-
-def install(folder):
-    """Install each rival into a folder of its own; one that fails is named and left out."""
-    for name, packages in RIVALS.items():
-        target = folder / name
-        if target.exists():
-            continue
-        pip = [sys.executable, "-m", "pip", "install", "--quiet", "--no-deps", "--target", str(target), *packages]
-        done = subprocess.run(pip, capture_output=True, text=True)
-        if done.returncode:
-            lines = [line for line in done.stderr.splitlines() if "rror" in line]
-            print(f"{name}: cannot be installed: {(lines or ['?'])[0][:160]}")
-            target.mkdir(parents=True, exist_ok=True)
 
 
 def run(model, corpus_file, setting, folder):
@@ -192,7 +179,7 @@ def main():
     options = parse()
     folder = options.install or options.rivals
     if options.install:
-        install(options.install)
+        install(options.install, RIVALS)
     results = {}
     with tempfile.TemporaryDirectory() as scratch:
         for name in [*CORPORA, *options.corpus]:
