@@ -1,6 +1,7 @@
 """`demur images synthesise | review` and `demur suites synthesise | review`: a suite for a policy of one's own."""
 
 import json
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -36,48 +37,43 @@ AsJson = Annotated[bool, typer.Option("--json", help="Print JSON instead of tabl
 Run = Annotated[Path, typer.Argument(exists=True, file_okay=False, help="Folder of a synthesis.")]
 
 
-def synthesise_images_command(
-    policy: Policy,
-    model: Model,
-    out: Out = None,
-    judge: Judges = None,
-    n: Count = 100,
-    against: Against = None,
-    seed: Seed = 0,
-    oversample: Oversample = 1.6,
-    rounds: Rounds = 3,
-    near: Near = 0.5,
-    connections: Connections = 8,
-    as_json: AsJson = False,
-) -> None:
-    """Write alarming but allowed requests for pictures, for your own policy, audited and made into a suite.
+def _synthesise_command(kind: "Kind", subject: str, example: str) -> Callable[..., None]:
+    """The command for one kind of suite: the same options, another noun."""
 
-    Example: demur images synthesise policy.yaml --model openai/gpt-4.1 --judge anthropic/claude-sonnet-4-5 --n 500 -o runs/synth
-    """
-    effort = {"n": n, "seed": seed, "oversample": oversample, "rounds": rounds, "near": near}
-    _synthesise("image", policy, model, out, judge or [], against or [], connections, effort, as_json)
+    def command(
+        policy: Policy,
+        model: Model,
+        out: Out = None,
+        judge: Judges = None,
+        n: Count = 100,
+        against: Against = None,
+        seed: Seed = 0,
+        oversample: Oversample = 1.6,
+        rounds: Rounds = 3,
+        near: Near = 0.5,
+        connections: Connections = 8,
+        as_json: AsJson = False,
+    ) -> None:
+        effort = {"n": n, "seed": seed, "oversample": oversample, "rounds": rounds, "near": near}
+        _synthesise(kind, policy, model, out, judge or [], against or [], connections, effort, as_json)
+
+    command.__doc__ = (
+        f"Write alarming but allowed requests for {subject}, for your own policy, audited and made into a suite.\n\n"
+        f"Example: {example}"
+    )
+    return command
 
 
-def synthesise_text_command(
-    policy: Policy,
-    model: Model,
-    out: Out = None,
-    judge: Judges = None,
-    n: Count = 100,
-    against: Against = None,
-    seed: Seed = 0,
-    oversample: Oversample = 1.6,
-    rounds: Rounds = 3,
-    near: Near = 0.5,
-    connections: Connections = 8,
-    as_json: AsJson = False,
-) -> None:
-    """Write alarming but allowed requests for text, for your own policy, audited and made into a suite.
-
-    Example: demur suites synthesise policy.toml --model openai/gpt-4.1 --judge anthropic/claude-sonnet-4-5 --n 200 -o runs/synth
-    """
-    effort = {"n": n, "seed": seed, "oversample": oversample, "rounds": rounds, "near": near}
-    _synthesise("text", policy, model, out, judge or [], against or [], connections, effort, as_json)
+synthesise_images_command = _synthesise_command(
+    "image",
+    "pictures",
+    "demur images synthesise policy.yaml --model openai/gpt-4.1 --judge anthropic/claude-sonnet-4-5 --n 500 -o runs/synth",
+)
+synthesise_text_command = _synthesise_command(
+    "text",
+    "text",
+    "demur suites synthesise policy.toml --model openai/gpt-4.1 --judge anthropic/claude-sonnet-4-5 --n 200 -o runs/synth",
+)
 
 
 def review_command(
