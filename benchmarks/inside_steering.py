@@ -4,6 +4,7 @@ category vectors beside biasing the token. Judged text, three-way; prompts disjo
 
 import asyncio
 import json
+from dataclasses import replace
 from hashlib import sha256
 from pathlib import Path
 
@@ -17,7 +18,7 @@ from demur.core.exchange import Message
 from demur.core.signal import ANY, RESPOND, SignalScores
 from demur.data.folder import write_json
 from demur.inside.estimators import difference_in_means
-from demur.inside.honesty import matched_random
+from demur.inside.honesty import random_like
 from demur.jobs.following import outcomes
 from demur.jobs.steer import build
 from demur.jobs.steering import control_tokens
@@ -185,17 +186,7 @@ def rate(hits, n):
 def random_doses(model, like, test, size, progress):
     """The same for directions drawn at random, added with the same length."""
     table = {}
-    for i, vector in enumerate(matched_random(len(like.vector), n=size["draws"], seed=1)):
-        drawn = Direction(
-            vector=vector,
-            raw_norm=like.raw_norm,
-            residual_index=like.residual_index,
-            span=like.span,
-            model=like.model,
-            name="random",
-            method="random",
-            local_norm=like.local_norm,
-        )
+    for i, drawn in enumerate(random_like([like], n=size["draws"], seed=1)):
         table[f"draw {i}"] = doses(model, drawn, size["random_strengths"], test, size, progress)
     return table
 
@@ -254,28 +245,16 @@ def categories(model, subject, layer, size, progress):
         "cosines between categories before it": cosines(before),
         "bias": at_ceilings(trade_off(biased_declines(plain, BIASES), refuse)),
     }
-    random = random_like(at_token, subject, layer)
+    random = random_vector(at_token, subject, layer)
     for name, vectors in {"at the token": at_token, "before it": before, "random": random}.items():
         curve = trade_off(np.array(steered_declines(subject, control, vectors, asked, size, progress)), refuse)
         result[f"vector {name}"] = at_ceilings(curve)
     return result
 
 
-def random_like(vectors, subject, layer):
-    like = next(iter(vectors.values()))
-    drawn = matched_random(len(like.vector), n=1, seed=4)[0]
-    return {
-        "random": Direction(
-            vector=drawn,
-            raw_norm=like.raw_norm,
-            residual_index=layer,
-            span=like.span,
-            model=subject.name,
-            name="random",
-            method="random",
-            local_norm=like.local_norm,
-        )
-    }
+def random_vector(vectors, subject, layer):
+    (drawn,) = random_like([next(iter(vectors.values()))], n=1, seed=4)
+    return {"random": replace(drawn, residual_index=layer, model=subject.name)}
 
 
 def steered_declines(subject, control, vectors, prompts, size, progress):

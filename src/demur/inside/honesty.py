@@ -5,11 +5,13 @@ random direction or the model before it was trained may do as well.
 """
 
 from collections.abc import Callable, Sequence
+from itertools import cycle
 from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from demur.activations.direction import Direction
 from demur.core.direction_study import ControlKind, ControlRow, Ranking
 from demur.core.errors import BadInputError
 from demur.data.matching import ending
@@ -111,6 +113,24 @@ def matched_random(width: int, *, n: int, length: float = 1.0, seed: int = 0) ->
     drawn = np.random.default_rng(seed).standard_normal((n, width))
     lengths = np.linalg.norm(drawn, axis=1, keepdims=True)
     return np.asarray(drawn / lengths * length, dtype=np.float32)
+
+
+def random_like(like: Sequence[Direction], *, n: int, seed: int = 0) -> list[Direction]:
+    """Random directions to steer with, each of the length, place and model of one of `like`, in turn; `n` of them."""
+    drawn = matched_random(len(like[0].vector), n=n, seed=seed)
+    return [
+        Direction(
+            vector=vector,
+            raw_norm=model.raw_norm,
+            residual_index=model.residual_index,
+            span=model.span,
+            model=model.model,
+            name="random",
+            method="random",
+            local_norm=model.local_norm,
+        )
+        for vector, model in zip(drawn, cycle(like), strict=False)
+    ]
 
 
 def drawn_row(kind: ControlKind, name: str, scores: Floats, positive: ArrayLike) -> ControlRow:

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from demur.activations.direction import Direction
 from demur.core.direction_study import Attrition, Candidate, RandomTrial
 from demur.core.errors import BadInputError
-from demur.inside.honesty import FEWEST_DRAWS, matched_random
+from demur.inside.honesty import FEWEST_DRAWS, random_like
 from demur.inside.loudness import LoudCoordinate, Peaks, loud_coordinates, loudness, masked
 
 KL_LIMIT = 0.1
@@ -158,28 +158,15 @@ def random_trials(
         raise BadInputError(f"random directions: expected at least {FEWEST_DRAWS} draws, got {n_draws}")
     if not like:
         return []
-    found = []
-    for i, vector in enumerate(matched_random(len(like[0].vector), n=n_draws, seed=seed)):
-        model = like[i % len(like)]
-        direction = Direction(
-            vector=vector,
-            raw_norm=model.raw_norm,
-            residual_index=model.residual_index,
-            span=model.span,
-            model=model.model,
-            name="random",
-            method="random",
-            local_norm=model.local_norm,
+    return [
+        RandomTrial(
+            layer=direction.residual_index,
+            bypass=_mean(trial.bypass(direction, n)),
+            induce=_mean(trial.induce(direction, n)),
+            kl=_mean(trial.divergence(direction, n)),
         )
-        found.append(
-            RandomTrial(
-                layer=model.residual_index,
-                bypass=_mean(trial.bypass(direction, n)),
-                induce=_mean(trial.induce(direction, n)),
-                kl=_mean(trial.divergence(direction, n)),
-            )
-        )
-    return found
+        for direction in random_like(like, n=n_draws, seed=seed)
+    ]
 
 
 def relative_limit(random: Sequence[RandomTrial]) -> float | None:
