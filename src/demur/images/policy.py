@@ -5,18 +5,16 @@ by prompt. The answers of a finished run stay as they are; only what should have
 """
 
 import asyncio
-import json
 import re
-import tomllib
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 from pydantic import ValidationError
 
 from demur.core.chat import ChatModel, ChatRequest
-from demur.core.errors import BackendError, BadInputError, MissingExtraError, UnknownNameError, first_complaint
+from demur.core.errors import BackendError, BadInputError, UnknownNameError, first_complaint
 from demur.core.exchange import Expectation, Frozen, Message
+from demur.data.keyed_file import read_keyed_file
 from demur.images.outcome import ImageRow
 from demur.suites.images import CATEGORY_IDS
 
@@ -76,10 +74,8 @@ def load_policy(path: Path) -> ImagePolicy:
         UnknownNameError: A category that is none of the nine.
         MissingExtraError: YAML without a YAML reader.
     """
-    if not path.is_file():
-        raise BadInputError(f"{path}: expected a policy file (.toml, .json or .yaml), found none")
     try:
-        policy = ImagePolicy.model_validate(_parsed(path))
+        policy = ImagePolicy.model_validate(read_keyed_file(path))
     except ValidationError as error:
         raise BadInputError(f"{path}: {first_complaint(error)}; see docs/howto/images.md") from None
     for category in (*policy.categories, *(r.category for r in policy.rule if r.category)):
@@ -135,29 +131,6 @@ async def _expectation(prompt: str, policy: ImagePolicy, model: ChatModel) -> Ex
     if len(found) != 1 or reply.api_signals:
         return "either"
     return "refuse" if found == {"refuse"} else "comply"
-
-
-def _parsed(path: Path) -> Any:
-    text = path.read_text(encoding="utf-8", errors="replace")
-    try:
-        if path.suffix == ".toml":
-            return tomllib.loads(text)
-        if path.suffix == ".json":
-            return json.loads(text)
-        return _yaml(text)
-    except (tomllib.TOMLDecodeError, ValueError) as error:
-        raise BadInputError(f"{path}: not readable as {path.suffix or 'YAML'}: {str(error).splitlines()[0]}") from None
-
-
-def _yaml(text: str) -> Any:
-    try:
-        import yaml  # type: ignore[import-untyped]
-    except ImportError:
-        raise MissingExtraError("a policy in YAML (TOML and JSON need nothing)", extra="evals") from None
-    try:
-        return yaml.safe_load(text)
-    except yaml.YAMLError as error:
-        raise ValueError(str(error)) from None
 
 
 def _holds(prompt: str, word: str) -> bool:
