@@ -7,8 +7,9 @@ import pytest
 
 from demur.core.culture import ForcedChoice, LongForm, Statement
 from demur.cultures.cells import agreement, cells, effects, evaded, in_translation, joined, setups_compared
-from demur.cultures.statistics import clustered_mean, clustered_share, exchange_test, paired_difference, t_quantile
+from demur.cultures.statistics import clustered_mean, clustered_share, exchange_test, paired_difference
 from demur.stats.rates import wilson_interval
+from demur.stats.student import t_quantile
 
 
 def rows(n=12, language="de"):

@@ -7,12 +7,13 @@ import pytest
 from demur.core.chat import ChatReply
 from demur.core.errors import BadInputError, UnknownNameError
 from demur.core.image import ImageResult, ImageRow, VisionVerdict
-from demur.images.clusters import clustered, clustered_difference, clustered_share, student_quantile
+from demur.images.clusters import clustered, clustered_difference, clustered_share
 from demur.images.faithful import RULES, published_reading, rule_of
 from demur.images.pairs import pair_table
 from demur.images.policy import ImagePolicy, PolicyRule, load_policy, n_moved, read_by_model, under_policy
 from demur.images.rewriting import Rewriting, as_rows, refused_benign, rewrite, summarise, with_drawn
 from demur.images.statistics import build_findings, image_category
+from demur.stats.student import t_quantile
 
 DRAWN = ImageResult(outcome="delivered", evidence="image", image="a" * 64, http_status=200)
 BLOCKED = ImageResult(outcome="blocked_input", evidence="error_code", code="x", http_status=400)
@@ -126,7 +127,7 @@ def test_one_cluster_knows_next_to_nothing():
     ("freedom", "exact"), [(1, 12.706), (2, 4.303), (3, 3.182), (5, 2.571), (30, 2.042), (400, 1.966)]
 )
 def test_students_quantiles(freedom, exact):
-    assert student_quantile(0.975, freedom) == pytest.approx(exact, rel=2e-3)
+    assert t_quantile(0.95, freedom) == pytest.approx(exact, rel=2e-3)
 
 
 def test_a_pair_with_a_lost_side_or_both_on_one_side_is_no_pair():

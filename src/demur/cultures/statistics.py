@@ -7,7 +7,7 @@ sources, Student's t with as many degrees of freedom as there are sources less o
 from collections import defaultdict
 from collections.abc import Hashable, Sequence
 from itertools import product
-from math import cos, pi, sin, sqrt
+from math import sqrt
 from statistics import NormalDist, fmean
 
 import numpy as np
@@ -15,6 +15,7 @@ import numpy as np
 from demur.core.culture import Mean, Paired
 from demur.core.profile import Interval
 from demur.stats.rates import wilson_interval
+from demur.stats.student import t_quantile
 
 EXACT_SOURCES = 14  # up to here every exchange of the two forms is counted out
 SHUFFLES = 9_999
@@ -119,38 +120,6 @@ def exchange_test(change: Sequence[float], sources: Sequence[Hashable], *, seed:
         return float((np.abs(signs @ sums) >= observed).mean())
     signs = np.random.default_rng(seed).choice((-1.0, 1.0), size=(SHUFFLES, len(sums)))
     return float((1 + (np.abs(signs @ sums) >= observed).sum()) / (1 + SHUFFLES))
-
-
-def t_quantile(level: float, degrees: int) -> float:
-    """Two-sided quantile of Student's t: |t| stays below it with chance `level`.
-
-    Raises:
-        ValueError: Fewer than one degree of freedom.
-    """
-    if degrees < 1:
-        raise ValueError(f"expected at least one degree of freedom, got {degrees}")
-    low, high = 0.0, 2.0
-    while _within(high, degrees) < level:
-        high *= 2
-    for _ in range(60):
-        middle = (low + high) / 2
-        low, high = (middle, high) if _within(middle, degrees) < level else (low, middle)
-    return high
-
-
-def _within(t: float, degrees: int) -> float:
-    """Chance that Student's t lies between -t and t, by its finite series.
-
-    Source:
-        Abramowitz and Stegun (1964), "Handbook of Mathematical Functions", 26.7.3 and 26.7.4.
-    """
-    theta = float(np.arctan(t / sqrt(degrees)))
-    square, odd = cos(theta) ** 2, degrees % 2 == 1
-    term, total = (cos(theta), 0.0) if odd else (1.0, 0.0)
-    for k in range(1 if odd else 0, degrees - 1, 2):
-        total += term
-        term *= square * (k + 1) / (k + 2)
-    return 2 / pi * (theta + sin(theta) * total) if odd else sin(theta) * total
 
 
 def _variance(values: Sequence[float], sources: Sequence[Hashable]) -> float:

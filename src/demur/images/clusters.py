@@ -8,10 +8,12 @@ Wilson's interval, which stays honest near 0 and 1.
 from collections import defaultdict
 from collections.abc import Hashable, Iterable, Mapping
 from dataclasses import dataclass
-from math import pi, sqrt, tan
+from math import sqrt
 from statistics import NormalDist
 
 from demur.core.profile import Interval
+from demur.stats.rates import wilson_interval
+from demur.stats.student import t_quantile
 
 Counts = tuple[float, int]  # hits and trials of one cluster
 
@@ -51,7 +53,8 @@ def clustered_share(clusters: Mapping[Hashable, Counts], *, unjudged: int = 0, l
     n = sum(k for _, k in clusters.values())
     if not n:
         return Interval(estimate=None, low=None, high=None, n=0, hits=0, unjudged=unjudged, method="wilson-clustered")
-    low, high = _wilson(hits / n, _effective(clusters, level), level)
+    size = _effective(clusters, level)
+    low, high = wilson_interval(hits / n * size, size, level=level)
     return Interval(estimate=hits / n, low=low, high=high, n=n, hits=hits, unjudged=unjudged, method="wilson-clustered")
 
 
@@ -83,29 +86,6 @@ def clustered_difference(
     )
 
 
-def student_quantile(probability: float, freedom: int) -> float:
-    """Quantile of Student's t; exact for 1 and 2 degrees of freedom, else within 0.1 % by expansion about the normal.
-
-    Source:
-        Abramowitz and Stegun (1964), Handbook of Mathematical Functions, 26.7.5.
-    """
-    if freedom < 1:
-        raise ValueError(f"expected at least one degree of freedom, got {freedom}")
-    if freedom == 1:
-        return tan(pi * (probability - 0.5))
-    if freedom == 2:
-        alpha = 4 * probability * (1 - probability)
-        return 2 * (probability - 0.5) * sqrt(2 / alpha)
-    z = NormalDist().inv_cdf(probability)
-    terms = (
-        (z**3 + z) / 4,
-        (5 * z**5 + 16 * z**3 + 3 * z) / 96,
-        (3 * z**7 + 19 * z**5 + 17 * z**3 - 15 * z) / 384,
-        (79 * z**9 + 776 * z**7 + 1482 * z**5 - 1920 * z**3 - 945 * z) / 92160,
-    )
-    return z + sum(term / float(freedom) ** power for power, term in enumerate(terms, start=1))
-
-
 def _effective(clusters: Mapping[Hashable, Counts], level: float) -> float:
     m = len(clusters)
     n = sum(k for _, k in clusters.values())
@@ -118,15 +98,7 @@ def _effective(clusters: Mapping[Hashable, Counts], level: float) -> float:
     if m < 2:
         return size
     z = NormalDist().inv_cdf(0.5 + level / 2)
-    return size * (z / student_quantile(0.5 + level / 2, m - 1)) ** 2
-
-
-def _wilson(p: float, n: float, level: float) -> tuple[float, float]:
-    z = NormalDist().inv_cdf(0.5 + level / 2)
-    centre = p + z * z / (2 * n)
-    spread = z * sqrt(p * (1 - p) / n + z * z / (4 * n * n))
-    scale = 1 + z * z / n
-    return max(0.0, min(p, (centre - spread) / scale)), min(1.0, max(p, (centre + spread) / scale))
+    return size * (z / t_quantile(level, m - 1)) ** 2
 
 
 def _joined(first: float, second: float, rho: float) -> float:
