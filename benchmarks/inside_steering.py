@@ -39,12 +39,12 @@ NAME = "steering"
 PACKAGES = ("torch", "transformers", "peft")
 FULL = {
     "n_fit": 192,
-    "n_test": 64,
-    "strengths": (-0.4, -0.2, 0.0, 0.05, 0.1, 0.2, 0.3, 0.5),
-    "shares": (0.4, 0.6, 0.8),
+    "n_test": 40,
+    "strengths": (-0.2, 0.0, 0.1, 0.2, 0.3),
+    "shares": (0.6,),
     "draws": 10,
-    "random_strengths": (0.2, 0.5),
-    "tokens": 32,
+    "random_strengths": (0.2,),
+    "tokens": 24,
     "n_category": 300,
 }
 QUICK = {

@@ -386,6 +386,34 @@ def test_a_folder_without_a_gate_needs_a_signal(world, tmp_path):
     assert chat.output_tokens <= 4
 
 
+def test_an_audit_asks_a_model_under_its_steering(world, tmp_path):
+    from demur.core.identity import Decoding
+    from demur.jobs.audit import AuditConfig, audit
+    from demur.jobs.steering import steered_chat
+
+    root, name = world
+    plan = make(config_of(world, gates=(), data=None)).plan
+    save_steering(tmp_path / "s", plan)
+    named = f"{name}+{tmp_path / 's'}"
+    spec, identity, chat = steered_chat(named, Decoding())
+    assert (spec.name, identity.intervention) == (name, plan.hash)
+    write = reply_maker(name)
+    reply = run(chat.model, lambda _: chat.complete(ask("hello", max_tokens=6)))
+    assert reply.text.strip() == write("hello", plan.interventions).strip()
+    profile = audit(
+        AuditConfig(
+            model=named,
+            suite="quick",
+            out=tmp_path / "run",
+            limit=4,
+            judges=("phrases",),
+            decoding=Decoding(max_tokens=4),
+        )
+    )
+    assert f"!{plan.hash}" in profile.manifest["model"]
+    assert steered_chat(name, Decoding()) is None
+
+
 def test_blocks_elsewhere_get_the_length_of_the_stream_there(world):
     plan = make(config_of(world, gates=(), blocks=(1, 2))).plan
     norms = plan.interventions[0].norms

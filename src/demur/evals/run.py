@@ -207,8 +207,10 @@ def _config(identity: Identity) -> GenerateConfig:
 
 def _model(spec: ModelSpec, identity: Identity, settings: RunSettings) -> Model:
     if spec.is_local:
-        local = build_model(spec, identity=str(identity), revision=settings.revision, dtype=settings.dtype)
-        PREPARED[str(identity)] = local
+        if str(identity) not in PREPARED:  # a job may have made it, under steering for one
+            PREPARED[str(identity)] = build_model(
+                spec, identity=str(identity), revision=settings.revision, dtype=settings.dtype
+            )
         return get_model(f"demur/{identity}", memoize=False, stop="settled" if settings.settle else "full")
     # A server on one's own machine asks for no key, but the clients insist on one.
     key = os.environ.get("OPENAI_API_KEY", "none") if settings.base_url else None

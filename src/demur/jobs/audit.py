@@ -19,6 +19,7 @@ from demur.core.suite import Suite
 from demur.core.taxonomy import Taxonomy, load_taxonomy
 from demur.data.folder import claim, write_json, write_rows, write_text
 from demur.jobs.profile import build_profile, judge_summaries, judged_rows
+from demur.jobs.steering import steered_chat
 from demur.judges import load_judges
 from demur.models import identity_of, parse_model
 from demur.suites import load_suite
@@ -68,12 +69,13 @@ def audit(config: AuditConfig, *, progress: Progress | None = None) -> Profile:
         BackendError: The model failed for good; what it answered is kept.
     """
     taxonomy = load_taxonomy(config.taxonomy)
-    spec = parse_model(config.model)
+    steered = steered_chat(config.model, config.decoding)
+    spec = steered[0] if steered else parse_model(config.model)
     if spec.family == "provider":
         _check_provider(config.model)
     judges = _judges(config, taxonomy)
     suite = load_suite(config.suite, path=config.suite_path, limit=config.limit, skip_bad=config.skip_bad)
-    identity = identity_of(spec, revision=config.run.revision, decoding=config.decoding)
+    identity = steered[1] if steered else identity_of(spec, revision=config.run.revision, decoding=config.decoding)
     claim(
         config.out,
         {
@@ -84,8 +86,11 @@ def audit(config: AuditConfig, *, progress: Progress | None = None) -> Profile:
         },
     )
 
+    from demur.evals.provider import PREPARED
     from demur.evals.run import run_suite
 
+    if steered:
+        PREPARED[str(identity)] = steered[2]
     started = datetime.now(UTC)
     result = run_suite(
         suite, spec, judges, identity=identity, settings=config.run, out=config.out, progress=progress or _silent

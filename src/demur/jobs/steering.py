@@ -4,8 +4,10 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from demur.core.chat import ChatModel
 from demur.core.controlled import ControlledModel
 from demur.core.errors import BadInputError
+from demur.core.identity import Decoding, Identity
 from demur.core.signal import Signal
 from demur.jobs.guarded import guarded, split_guard
 from demur.models import ModelSpec, base_name, identity_of, parse_model, revision_of
@@ -71,6 +73,28 @@ def controlled(
     return steered_model(
         plan, loader(base, plan.model), name=base_name(spec), control=control_tokens(spec), signal=signal
     )
+
+
+def steered_chat(name: str, decoding: Decoding) -> tuple[ModelSpec, Identity, ChatModel] | None:
+    """A model under its steering as one that is simply asked, for audits; None if the name has no steering folder.
+
+    Steering with gates acts where they open, other steering on every request; at the strengths of the folder.
+
+    Raises:
+        BadInputError: The steering is another model's, or the model cannot be found.
+    """
+    found = split_steering(name)
+    if found is None:
+        return None
+    from demur.jobs.steer import build
+    from demur.steer.control import SteeringControl
+    from demur.steer.folder import load_steering
+
+    base, folder = found
+    spec = parse_model(base)
+    plan = load_steering(folder, for_model=known_identity(spec))
+    identity = identity_of(spec, decoding=decoding).model_copy(update={"intervention": plan.hash})
+    return spec, identity, SteeringControl(build(base, plan), gated=bool(plan.gates)).at(1.0)
 
 
 def loader(base: str, identity: str) -> Callable[[], tuple[Any, Any]]:
