@@ -84,7 +84,7 @@ def main():
         if library.llama_decode(context, library.llama_batch_get_one(tokens, len(ids))):
             raise SystemExit("llama.cpp could not decode")
         rows.append(library.llama_get_logits_ith(context, -1)[:n_vocab])
-    print(json.dumps(rows))
+    sys.stdout.write(json.dumps(rows) + "\n")
 
 
 if __name__ == "__main__":

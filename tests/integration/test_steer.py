@@ -391,7 +391,7 @@ def test_an_audit_asks_a_model_under_its_steering(world, tmp_path):
     from demur.jobs.audit import AuditConfig, audit
     from demur.jobs.steering import steered_chat
 
-    root, name = world
+    _, name = world
     plan = make(config_of(world, gates=(), data=None)).plan
     save_steering(tmp_path / "s", plan)
     named = f"{name}+{tmp_path / 's'}"
