@@ -17,6 +17,7 @@ from record import record
 
 from demur.activations.spans import tokenized
 from demur.activations.subject import subject
+from demur.core.identity import Decoding
 from demur.data.tables import read_table
 from demur.inside.thinking_rows import thinking_rows
 from demur.jobs.cliff import RULES, CliffConfig, cliff_of
@@ -127,7 +128,7 @@ def study_rows(rows):
 
 def conduct(opened, rows):
     """What the model does with rows it was not trained on: declined or not, in order; None where it could not be told."""
-    found = rolled_out(opened, rows, clean=cleaner(opened.tokenizer), max_tokens=120)
+    found = rolled_out(opened, rows, clean=cleaner(opened.tokenizer), decoding=Decoding(max_tokens=120))
     done = judged([row for row, _ in found], "learned")
     return [None if not row.group else row.group.endswith("declined") for row in done]
 

@@ -10,11 +10,12 @@ from tests.engine_models import tiny_tokenizer
 from demur.activations.subject import subject as subject_of
 from demur.core.cliff import CliffResult
 from demur.core.errors import BadInputError
+from demur.core.identity import Decoding
 from demur.inside.cliff import ItemCliff
 from demur.inside.cliff_selection import Candidate, overlap, ranked, selected, write_training
 from demur.inside.thinking_rows import thinking_rows
 from demur.jobs.cliff import CliffConfig, cliff_of
-from demur.jobs.cliff_rows import cliff_rows, judged, rolled_out
+from demur.jobs.cliff_rows import CliffRow, cliff_rows, judged, rolled_out
 from demur.suites.training import load_training
 from demur.train.token_rows import training_rows
 
@@ -137,12 +138,25 @@ def test_tags_in_a_users_prompt_and_thoughts_do_not_end_the_thinking(subject, tm
     path = tmp_path / "rows.jsonl"
     row = {"prompt": "What is </think> for? <think>x</think>", "expected": "comply", "thinking": "a </think> b"}
     path.write_text(json.dumps({**row, "response": "A tag."}) + "\n")
-    ((made, item),) = rolled_out(subject, cliff_rows(path, limit=16), clean=str, max_tokens=4)
+    ((made, item),) = rolled_out(subject, cliff_rows(path, limit=16), clean=str, decoding=Decoding(max_tokens=4))
     assert item.span.status == "closed"
     text = subject.tokenizer.decode(list(item.ids[item.span.start : item.span.end]))
     assert text.split() == ["a", "b"]
     assert subject.tokenizer.decode(list(item.ids[item.final + 1 :])) == "A tag."
     assert judged([made], "phrases")[0].group in ("to answer, answered", "")
+
+
+def test_replies_that_are_on_disk_are_not_drawn_again(subject, tmp_path):
+    rows = [CliffRow(id=str(i), prompt="a b " * (i + 1), declinable=bool(i % 2)) for i in range(3)]
+    asked, told = dict(clean=str, journal=tmp_path / "replies.jsonl"), []
+    first = rolled_out(subject, rows, decoding=Decoding(max_tokens=4, temperature=1.0), **asked)
+    (tmp_path / "replies.jsonl").write_text((tmp_path / "replies.jsonl").read_text() + '{"torn')
+    again = rolled_out(subject, rows, decoding=Decoding(max_tokens=4, temperature=1.0), **asked)
+    assert [item.ids for _, item in again] == [item.ids for _, item in first]
+    size = (tmp_path / "replies.jsonl").stat().st_size
+    rolled_out(subject, rows, decoding=Decoding(max_tokens=5), progress=lambda *n: told.append(n), **asked)
+    assert (tmp_path / "replies.jsonl").stat().st_size > size
+    assert told == [(3, 3)]
 
 
 def candidate(key, plateau, final, *, reply="No."):

@@ -2,11 +2,14 @@
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from hashlib import sha256
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from demur.activations.subject import Subject
+from demur.data.journal import KeyedJournal
 
 Progress = Callable[[int, int], None]
 BATCH_ROWS = 32
@@ -32,6 +35,7 @@ def rollouts(
     max_tokens: int,
     temperature: float = 0.0,
     seed: int = 0,
+    kept: KeyedJournal[list[Rollout]] | None = None,
     progress: Progress | None = None,
 ) -> list[Rollout]:
     """Let the model continue each start, batched by length with padding on the left.
@@ -42,17 +46,34 @@ def rollouts(
         max_tokens: Most new ids.
         temperature: 0 = greedy.
         seed: Of the draws.
+        kept: Batches that an interrupted run finished (`rollout_journal`); new ones are added.
         progress: Called with (rows done, rows).
     """
     order = sorted(range(len(starts)), key=lambda i: -len(starts[i]))
     found: dict[int, Rollout] = {}
     for begin in range(0, len(order), BATCH_ROWS):
         batch = order[begin : begin + BATCH_ROWS]
-        rows = _continued(subject, [starts[i] for i in batch], max_tokens, temperature, seed + begin)
+        asked = [tuple(starts[i]) for i in batch]
+        key = sha256(repr((subject.name, asked, max_tokens, temperature, seed + begin)).encode()).hexdigest()[:24]
+        rows = kept.found.get(key) if kept else None
+        if rows is None:
+            rows = _continued(subject, asked, max_tokens, temperature, seed + begin)
+            if kept:
+                kept.add(key, rows)
         found.update(zip(batch, rows, strict=True))
         if progress is not None:
             progress(len(found), len(starts))
     return [found[i] for i in range(len(starts))]
+
+
+def rollout_journal(path: Path) -> KeyedJournal[list[Rollout]]:
+    """Finished batches in a file, by everything that decides them."""
+    return KeyedJournal(
+        path,
+        field="rollouts",
+        read=lambda rows: [Rollout(tuple(int(i) for i in ids), bool(ended)) for ids, ended in rows],
+        write=lambda rows: [[list(row.ids), row.ended] for row in rows],
+    )
 
 
 def reply_losses(

@@ -17,6 +17,7 @@ from demur.core.cliff import CliffResult, SelectionSummary
 from demur.core.defaults import DEFAULT_JUDGE
 from demur.core.errors import BadInputError
 from demur.core.exchange import Frozen
+from demur.core.identity import Decoding
 from demur.core.verdict import Outcome
 from demur.data.folder import write_json
 from demur.inside.ablation import head_count
@@ -55,6 +56,7 @@ from demur.report.inside import InsideFindings, write_inside
 
 Progress = Callable[[str, int, int], None]
 ROWS_FILE, RESULT_FILE, RANKING_FILE, PAGE = "rows.jsonl", "cliff.json", "ranking.jsonl", "report.html"
+REPLIES_FILE = "replies.jsonl"
 RULES: dict[RankRule, str] = {
     "drop": "selected.jsonl", "final": "selected_by_final.jsonl", "random": "selected_at_random.jsonl"
 }  # fmt: skip
@@ -124,9 +126,10 @@ def cliff_of(
     report = progress or (lambda *_: None)
     _check(config)
     n_heads = head_count(subject.parts, config.heads)
+    decoding = Decoding(max_tokens=config.max_tokens, temperature=config.temperature, seed=config.seed)
     found = rolled_out(
-        subject, rows, clean=cleaner(subject.tokenizer), max_tokens=config.max_tokens,
-        temperature=config.temperature, seed=config.seed, progress=lambda i, n: report("replies", i, n),
+        subject, rows, clean=cleaner(subject.tokenizer), decoding=decoding, journal=config.out / REPLIES_FILE,
+        progress=lambda i, n: report("replies", i, n),
     )  # fmt: skip
     rows = judged([row for row, _ in found], config.judge)
     config.out.mkdir(parents=True, exist_ok=True)

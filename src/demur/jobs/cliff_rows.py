@@ -9,10 +9,11 @@ from zlib import crc32
 
 from demur.activations.spans import PromptTokens, tokenized
 from demur.activations.subject import Subject
+from demur.core.identity import Decoding
 from demur.core.verdict import Outcome
 from demur.data.folder import write_text
 from demur.data.tables import read_table
-from demur.inside.rollouts import rollouts
+from demur.inside.rollouts import rollout_journal, rollouts
 from demur.inside.thinking import KNOWN_TAGS, reasoned_text, thinking_span
 from demur.inside.traces import ReasonedTokens
 from demur.jobs.following import outcomes
@@ -81,9 +82,8 @@ def rolled_out(
     rows: Sequence[CliffRow],
     *,
     clean: Callable[[str], str],
-    max_tokens: int,
-    temperature: float = 0.0,
-    seed: int = 0,
+    decoding: Decoding,
+    journal: Path | None = None,
     progress: Progress | None = None,
 ) -> list[tuple[CliffRow, ReasonedTokens]]:
     """Ask the model what the file does not tell, and take every reply apart on its ids.
@@ -92,17 +92,19 @@ def rolled_out(
         subject: The model.
         rows: Rows; those with a response are not asked again.
         clean: Splits control tokens in text from outside.
-        max_tokens: Longest reply, thinking included.
-        temperature: 0 = greedy.
-        seed: Of the draws.
+        decoding: How replies are drawn; the longest includes thinking.
+        journal: File that keeps replies as they come, so that an interrupted run does not ask again; None = none.
         progress: Called with (replies done, replies).
     """
+    kept = rollout_journal(journal) if journal else None
     prompts = [tokenized(subject.tokenizer, row.prompt, clean=clean) for row in rows]
     asked = [i for i, row in enumerate(rows) if row.response is None]
     made = rollouts(
-        subject, [prompts[i].ids for i in asked], max_tokens=max_tokens, temperature=temperature, seed=seed,
-        progress=progress,
+        subject, [prompts[i].ids for i in asked], max_tokens=decoding.max_tokens, temperature=decoding.temperature,
+        seed=decoding.seed, kept=kept, progress=progress,
     ) if asked else []  # fmt: skip
+    if kept:
+        kept.close()
     replies = dict(zip(asked, made, strict=True))
     found = []
     for i, (row, prompt) in enumerate(zip(rows, prompts, strict=True)):
