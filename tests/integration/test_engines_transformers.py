@@ -99,6 +99,22 @@ def test_replies_decoded_together_are_those_decoded_alone(merged, max_rows):
         assert last.output_tokens <= 12
 
 
+def test_replies_may_end_after_the_memory_of_all_has_grown(merged):
+    lengths = (60, 150, 220, 90, 180)
+    requests = [ask("hello sea " * (i + 1), max_tokens=n) for i, n in enumerate(lengths)]
+
+    async def one(model, i, request):
+        await asyncio.sleep(0.02 * i)  # the later ones join when the first are well under way
+        return await collected(await model.open(request), token=-1)
+
+    async def use(model):
+        return await asyncio.gather(*(one(model, i, request) for i, request in enumerate(requests)))
+
+    for (text, last), request, n in zip(run(merged, use), requests, lengths, strict=True):
+        assert text == greedy_text(merged, prompt_ids(merged, request), n)
+        assert last.output_tokens <= n
+
+
 def test_a_model_whose_rows_may_not_be_padded_says_the_same(merged, monkeypatch):
     from transformers import LlamaConfig, MistralConfig
 

@@ -68,8 +68,10 @@ class Writer:
         """Let a reply take part from the next step on."""
         if self._rows is not None:
             assert isinstance(reply.kept, KeyValues)
-            # Without a forced token the prompt's last one is fed again: its logits were not kept.
-            self._rows.add(reply.kept if reply.forced >= 0 else reply.kept.without_last())
+            # Rows that grew in a step may not be written to outside this mode.
+            with torch.inference_mode():
+                # Without a forced token the prompt's last one is fed again: its logits were not kept.
+                self._rows.add(reply.kept if reply.forced >= 0 else reply.kept.without_last())
             reply.kept = None
         reply.fed = reply.forced if reply.forced >= 0 else int(reply.prompt[-1])
         if reply.temperature > 0:
@@ -163,7 +165,8 @@ class Writer:
             self.active[i] = self.active[-1]
             self.active.pop()
             if self._rows is not None:
-                self._rows.remove(i)
+                with torch.inference_mode():
+                    self._rows.remove(i)
 
 
 def end_tokens(model: Any, tokenizer: Any) -> frozenset[int]:
