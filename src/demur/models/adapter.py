@@ -1,7 +1,7 @@
-"""Adapters that teach a base model control tokens: what an adapter's folder says, checked before anything is loaded.
+"""Adapters of a base model: what an adapter's folder says, checked before anything is loaded.
 
-A folder holds ordinary PEFT files, the tokenizer with the added tokens, and `demur_tokens.json`. The same record
-travels inside merged folders and GGUF files, so that they stay controlled models on their own.
+A folder holds ordinary PEFT files, the tokenizer with the tokens it adds, if any, and `demur_tokens.json`. The same
+record travels inside merged folders and GGUF files, so that controlled models stay controlled on their own.
 """
 
 import json
@@ -20,7 +20,7 @@ from demur.core.signal import RESPOND
 TOKENS_FILE = "demur_tokens.json"
 PEFT_CONFIG = "adapter_config.json"
 PEFT_WEIGHTS = "adapter_model.safetensors"
-Mode = Literal["rows", "lora"]
+Mode = Literal["rows", "lora", "plain"]
 # Share of forced refusals that must decline before a model may word its own; below, a "refusal" would too often comply.
 FOLLOWS_ENOUGH = 0.9
 
@@ -37,11 +37,12 @@ class ControlTokens(BaseModel):
 
     Attributes:
         format: Version of the record.
-        mode: 'rows': only the tokens' rows were trained, the text follows none of them; 'lora': the text follows.
+        mode: 'rows': only the tokens' rows were trained, the text follows none of them; 'lora': the text follows;
+            'plain': an adapter without control tokens.
         style: Whose token texts these are.
         base: The base model, as typed for training.
         base_revision: Revision of the base; empty if unknown.
-        tokens: Token of each category ('any' for one without categories), plus 'respond'.
+        tokens: Token of each category ('any' for one without categories), plus 'respond'; none where plain.
         identity: Identity of the signal, in files that no longer consist of base and adapter; else empty.
         follows: Measured share of forced refusal tokens whose text declines; None = never measured.
     """
@@ -59,6 +60,10 @@ class ControlTokens(BaseModel):
 
     @model_validator(mode="after")
     def _check(self) -> Self:
+        if self.mode == "plain":
+            if self.tokens:
+                raise ValueError(f"tokens: expected none in an adapter of mode 'plain', got {sorted(self.tokens)}")
+            return self
         if RESPOND not in self.tokens or len(self.tokens) < 2:
             raise ValueError(f"tokens: expected {RESPOND!r} and at least one category, got {sorted(self.tokens)}")
         for what, values in (("ids", self.ids), ("texts", self.texts)):
@@ -74,17 +79,21 @@ class ControlTokens(BaseModel):
     @property
     def ids(self) -> tuple[int, ...]:
         """Token ids by column, the respond token last."""
-        return tuple(self.tokens[name].id for name in (*self.categories, RESPOND))
+        return tuple(self.tokens[name].id for name in self._columns)
 
     @property
     def texts(self) -> tuple[str, ...]:
         """Token texts by column, the respond token last."""
-        return tuple(self.tokens[name].text for name in (*self.categories, RESPOND))
+        return tuple(self.tokens[name].text for name in self._columns)
 
     @property
     def token_ids(self) -> dict[str, int]:
         """Ids by category, plus 'respond'."""
-        return {name: self.tokens[name].id for name in (*self.categories, RESPOND)}
+        return {name: self.tokens[name].id for name in self._columns}
+
+    @property
+    def _columns(self) -> tuple[str, ...]:
+        return (*self.categories, RESPOND) if self.tokens else ()
 
     @property
     def text_follows(self) -> Literal["token", "nothing"]:
@@ -139,7 +148,7 @@ def read_adapter(folder: Path) -> Adapter:
         raise BadInputError(
             f"{folder}: expected an adapter's folder, found none; make one with 'demur train refusal-tokens'"
         )
-    control = read_control_tokens(folder)
+    control = _record(folder)
     if control is None:
         raise BadInputError(f"{folder}: expected {TOKENS_FILE}; is this an adapter made by 'demur train'?")
     for name in (PEFT_CONFIG, PEFT_WEIGHTS):
@@ -154,8 +163,8 @@ def read_control_tokens(folder: Path) -> ControlTokens | None:
     Raises:
         BadInputError: The record is malformed.
     """
-    path = folder / TOKENS_FILE
-    return parse_control_tokens(_json(path), origin=str(path)) if path.is_file() else None
+    found = _record(folder)
+    return None if found is None or found.mode == "plain" else found
 
 
 def parse_control_tokens(record: Any, *, origin: str) -> ControlTokens:
@@ -228,6 +237,11 @@ def check_base(adapter: Adapter, base: str, revision: str) -> None:
         f"{adapter.folder}: this adapter was trained on {made_for}, the base here is "
         f"{base}{'@' + revision if revision else ''}; use that base or train another adapter"
     )
+
+
+def _record(folder: Path) -> ControlTokens | None:
+    path = folder / TOKENS_FILE
+    return parse_control_tokens(_json(path), origin=str(path)) if path.is_file() else None
 
 
 def _json(path: Path) -> Any:

@@ -126,7 +126,7 @@ def control_of(spec: ModelSpec, adapter: Adapter | None) -> tuple[ControlTokens 
         BadInputError: Their record is malformed.
     """
     if adapter is not None:
-        return adapter.control, adapter.identity
+        return (None, "") if adapter.mode == "plain" else (adapter.control, adapter.identity)
     found: ControlTokens | None = None
     if spec.family == "gguf":
         from demur.models.gguf_header import read_header
@@ -134,7 +134,7 @@ def control_of(spec: ModelSpec, adapter: Adapter | None) -> tuple[ControlTokens 
         found = read_header(Path(spec.rest)).control
     elif spec.family == "hf" and Path(spec.rest).is_dir():
         found = read_control_tokens(Path(spec.rest))
-    if found is None:
+    if found is None or found.mode == "plain":
         return None, ""
     return found, found.identity or signal_identity(spec.name, revision_of(spec))
 

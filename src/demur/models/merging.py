@@ -175,11 +175,13 @@ def touched_parameters(adapter: Adapter) -> frozenset[str]:
 
 
 def make_room(model: Any, adapter: Adapter, vocabulary: int) -> None:
-    """Give the model rows for the control tokens; a table that already is large enough stays as it is.
+    """Give the model rows for the control tokens, if there are any; a table that is large enough stays as it is.
 
     Raises:
         BadInputError: Input and output rows are separate, and the adapter brings only one of them.
     """
+    if not adapter.control.tokens:
+        return
     if max(adapter.control.ids) >= model.get_input_embeddings().weight.shape[0]:
         model.resize_token_embeddings(max(vocabulary, max(adapter.control.ids) + 1), mean_resizing=False)
     tied = model.get_output_embeddings().weight is model.get_input_embeddings().weight
