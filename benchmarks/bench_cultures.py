@@ -21,9 +21,9 @@ from pathlib import Path
 from record import record
 
 from demur.cultures.forced_choice import questions
-from demur.cultures.scoring import LoopScorer, TreeScorer, load_reader
-from demur.cultures.token_tree import shared_beginning, token_tree
 from demur.jobs.cultures import CulturesConfig, audit_cultures
+from demur.models.answer_logprobs import LoopScorer, TreeScorer, load_reader
+from demur.models.token_tree import shared_beginning, token_tree
 from demur.suites.cultures import load_cultures
 
 

@@ -5,7 +5,7 @@ import json
 import pytest
 
 from demur.cultures.forced_choice import questions
-from demur.cultures.scoring import LoopScorer, TreeScorer, best_scorer, load_reader
+from demur.models.answer_logprobs import LoopScorer, TreeScorer, best_scorer, load_reader
 from demur.suites.cultures import load_cultures
 
 pytestmark = pytest.mark.model

@@ -8,9 +8,9 @@ import pytest
 from demur.core.culture import LANGUAGES, Statement
 from demur.cultures.forced_choice import choice_of, content_free_margins, forced_choices, margin, probability, questions
 from demur.cultures.resume import NumberJournal
-from demur.cultures.scoring import Weighed, first_mass
 from demur.cultures.templates import ORDERS, wordings
-from demur.cultures.token_tree import TokenQuestion, shared_beginning, token_tree
+from demur.models.answer_logprobs import Weighed, first_mass
+from demur.models.token_tree import TokenQuestion, shared_beginning, token_tree
 
 
 def statement(number=1, language="de", text="Alle brauchen ein Dach.", english="Everyone needs a roof.", **changes):

@@ -5,6 +5,7 @@ import sys
 
 import typer
 
+from demur.cli.ability import ability_command
 from demur.cli.audit import audit_command
 from demur.cli.calibrate import calibrate_command, policy_app
 from demur.cli.compare import compare_command
@@ -21,6 +22,7 @@ from demur.cli.scan import scan_command
 from demur.cli.serve import serve_command
 from demur.cli.signal import signal_command
 from demur.cli.steer import steer_command
+from demur.cli.stress import stress_app
 from demur.cli.synthesis import add_synthesis, suites_app
 from demur.cli.train import train_app
 from demur.core.errors import BackendError, UserError
@@ -36,6 +38,8 @@ app.add_typer(train_app, name="train")
 add_synthesis(images_app)
 app.add_typer(images_app, name="images")
 app.add_typer(cultures_app, name="cultures")
+app.add_typer(stress_app, name="stress")
+app.command("ability")(ability_command)
 app.command("signal")(signal_command)
 app.command("calibrate")(calibrate_command)
 app.add_typer(policy_app, name="policy")

@@ -15,8 +15,8 @@ from statistics import fmean, pstdev
 
 from demur.core.culture import ForcedChoice, Form, Language, Statement
 from demur.cultures.resume import NumberJournal, Numbers
-from demur.cultures.scoring import Question, Scorer, Weighed, first_mass
 from demur.cultures.templates import ORDERS, Template, wordings, wordings_hash
+from demur.models.answer_logprobs import Question, Scorer, Weighed, first_mass
 
 Progress = Callable[[int, int], None]
 FILE = "choices.jsonl"

@@ -13,13 +13,13 @@ from inspect_ai.solver import Generate, Solver, TaskState, generate, solver
 from demur.core.culture import LANGUAGES, Form, Language, Statement
 from demur.cultures.forced_choice import choice_of, content_free_margins, margin, questions
 from demur.cultures.longform import StanceRubric
-from demur.cultures.scoring import best_scorer, first_mass, load_reader
 from demur.cultures.stance import read_stance
 from demur.cultures.templates import wordings
 from demur.evals.asking import chat_model
 from demur.evals.scorer import exchange_of
 from demur.judges import load_judge
 from demur.judges.safely import judge_safely
+from demur.models.answer_logprobs import best_scorer, first_mass, load_reader
 from demur.suites.cultures import load_cultures
 
 MAX_TOKENS = 128

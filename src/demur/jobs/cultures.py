@@ -170,7 +170,7 @@ def _choices(
     config: CulturesConfig, suite: CultureSuite, identity: Identity, say: Progress, notes: list[str]
 ) -> list[ForcedChoice]:
     def scorer() -> Any:
-        from demur.cultures.scoring import best_scorer, load_reader
+        from demur.models.answer_logprobs import best_scorer, load_reader
 
         reader = load_reader(config.model, system=config.decoding.system)
         return best_scorer(reader, told=lambda why: notes.append(f"Log-probabilities: {why}."))

@@ -1,7 +1,7 @@
-"""Log-probabilities of answers after questions: the set-up that needs no generation.
+"""Log-probabilities of answers after questions, without generating anything.
 
-`TreeScorer` reads all questions about a statement as one tree of tokens, many statements in a batch, after a
-beginning that was read once; `LoopScorer` reads one answer after one question at a time, as most harnesses do, and
+`TreeScorer` reads all questions of a group as one tree of tokens, many groups in a batch, after a beginning that was
+read once; `LoopScorer` reads one answer after one question at a time, as most harnesses do, and
 is what the other must agree with.
 """
 
@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 from demur.core.errors import BadInputError, MissingExtraError
 from demur.core.exchange import Message
-from demur.cultures.token_tree import TokenQuestion, TokenTree, shared_beginning, token_tree
+from demur.models.token_tree import TokenQuestion, TokenTree, shared_beginning, token_tree
 
 if TYPE_CHECKING:
     from demur.models.controlled_cache import KeyValues
@@ -25,10 +25,11 @@ _PROBE = ("“Everyone needs a roof.”\n\nYes or no?", "“Everyone needs a roo
 
 @dataclass(frozen=True, slots=True)
 class Question:
-    """A request and the answers to be weighed."""
+    """A request and the answers to be weighed; `opening` is what the reply has already begun with."""
 
     prompt: str
     answers: tuple[str, ...]
+    opening: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,16 +68,17 @@ class TokenReader:
         model: A causal language model, in evaluation mode.
         tokenizer: With a chat template.
         system: System prompt put before every question.
+        forbidden: Control tokens that text of strangers must not form; from the tokenizer.
     """
 
     model: Any
     tokenizer: Any
     system: str = ""
-    _forbidden: tuple[str, ...] = ()
+    forbidden: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         added = [str(t) for t in self.tokenizer.added_tokens_decoder.values()]
-        self._forbidden = tuple({*map(str, self.tokenizer.all_special_tokens), *(t for t in added if _steers(t))})
+        self.forbidden = tuple({*map(str, self.tokenizer.all_special_tokens), *(t for t in added if _steers(t))})
 
     @property
     def limit(self) -> int:
@@ -91,10 +93,19 @@ class TokenReader:
         if self.system:
             messages.insert(0, Message(role="system", text=self.system))
         text = self.tokenizer.apply_chat_template(
-            safe_messages(messages, self._forbidden), tokenize=False, add_generation_prompt=True
+            safe_messages(messages, self.forbidden), tokenize=False, add_generation_prompt=True
         )
+        text += self.safe(question.opening)
         prompt = self.ids(text)
-        return TokenQuestion(tuple(prompt), tuple(self._answer(text, prompt, answer) for answer in question.answers))
+        return TokenQuestion(
+            tuple(prompt), tuple(self._answer(text, prompt, self.safe(answer)) for answer in question.answers)
+        )
+
+    def safe(self, text: str) -> str:
+        """A text of strangers in which no control token can be formed."""
+        from demur.models.untrusted import safe_text
+
+        return safe_text(text, self.forbidden)
 
     def ids(self, text: str) -> list[int]:
         """Tokens of a text as it stands."""
@@ -136,7 +147,7 @@ class LoopScorer:
 
 @dataclass(slots=True, eq=False)
 class TreeScorer:
-    """One forward pass for many statements, each beginning read once.
+    """One forward pass for many groups of questions, each beginning read once.
 
     Attributes:
         reader: The model.
@@ -209,8 +220,13 @@ class TreeScorer:
         return self._heads[head]
 
 
-def load_reader(name: str, *, system: str = "") -> TokenReader:
+def load_reader(name: str, *, system: str = "", instead: str = "use a local model") -> TokenReader:
     """Load a local model for its log-probabilities.
+
+    Args:
+        name: Model name as typed.
+        system: System prompt put before every question.
+        instead: What to do with a model that is not local; ends the error.
 
     Raises:
         BadInputError: The model is not local, or cannot be loaded.
@@ -222,7 +238,7 @@ def load_reader(name: str, *, system: str = "") -> TokenReader:
     if spec.family not in ("embedded", "gguf", "hf"):
         raise BadInputError(
             f"model {name!r}: log-probabilities of whole answers need a local model (smollm2, gguf/PATH, hf/ID); "
-            "use --setups longform, or 'inspect eval demur/cultures_logprob' with a provider that reports log-probs"
+            + instead
         )
     try:
         import torch

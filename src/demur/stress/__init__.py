@@ -1,0 +1,1 @@
+"""How far a model's refusals carry: requests in other tenses, codes and frames, and replies begun for it."""
