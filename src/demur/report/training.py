@@ -25,11 +25,13 @@ Amount = Annotated[FiniteFloat, Field(ge=0.0, le=1e12)]
 Count = Annotated[int, Field(ge=0)]
 
 
-class _Record(BaseModel):
+class Record(BaseModel):
+    """A part of a summary; fields that a later version adds are ignored."""
+
     model_config = ConfigDict(frozen=True, extra="ignore")
 
 
-class Audited(_Record):
+class Audited(Record):
     """One audit's two rates."""
 
     suite: str = ""
@@ -38,7 +40,7 @@ class Audited(_Record):
     contrast: Interval
 
 
-class Ranking(_Record):
+class Ranking(Record):
     """AUROC of the posterior that some refusal token applies: 'all', and within each category."""
 
     data: str = ""
@@ -46,7 +48,7 @@ class Ranking(_Record):
     auroc: dict[str, Fraction | None] = {}
 
 
-class TrainingSummary(_Record):
+class TrainingSummary(Record):
     """What `demur train` wrote, as the report needs it; only kind and recipe are always there."""
 
     kind: Literal["refusal tokens"]
@@ -120,8 +122,8 @@ def render_training(summary: Mapping[str, Any]) -> str:
         BadInputError: A field is missing or of the wrong kind; names it.
     """
     found = _read(summary)
-    changes = [_change(found.audits, key) for key in wording.SIDES] if found.audits else []
-    curves = [_curve(name, values) for name, values in found.losses.items() if values]
+    changes = [change_of(found.audits, key) for key in wording.SIDES] if found.audits else []
+    curves = [curve_of(name, values) for name, values in found.losses.items() if values]
     axis = _axis(found.signal.auroc)
     total = sum(found.seconds.values())
     context = {
@@ -132,7 +134,7 @@ def render_training(summary: Mapping[str, Any]) -> str:
         "time": duration(total) if found.seconds else wording.MISSING,
         "names": wording.SIDES,
         "changes": changes,
-        "notes": [*_notes(found), *_change_notes(found.audits, changes), *_curve_notes(curves)],
+        "notes": [*_notes(found), *change_notes(found.audits, changes), *curve_notes(curves)],
         "curves": curves,
         "rankings": [_ranking(name, value, axis) for name, value in found.signal.auroc.items()],
         "chance": round(100 * (0.5 - axis) / (1 - axis), 2),
@@ -190,7 +192,7 @@ def _notes(found: TrainingSummary) -> Iterator[str]:
         yield "There was no audit before and after: nothing here tells how the replies changed."
 
 
-def _change_notes(audits: Mapping[str, Audited], changes: Sequence[Change]) -> Iterator[str]:
+def change_notes(audits: Mapping[str, Audited], changes: Sequence[Change]) -> Iterator[str]:
     """What a reader must know about the replies before using the adapter."""
     if len({one.suite for one in audits.values()}) > 1:
         yield "The two audits asked different suites: their difference says little about the training."
@@ -211,13 +213,15 @@ def _change_notes(audits: Mapping[str, Audited], changes: Sequence[Change]) -> I
         yield f"Degenerate replies rose from {broken.get('before', 0)} to {broken['after']}: read them."
 
 
-def _curve_notes(curves: Sequence[Curve]) -> Iterator[str]:
+def curve_notes(curves: Sequence[Curve]) -> Iterator[str]:
+    """What a reader must know about the loss."""
     for curve in curves:
         if len(curve.points) >= 10 and curve.last >= curve.first:
             yield f"The loss did not fall in the stage “{curve.name}”."
 
 
-def _change(audits: Mapping[str, Audited], key: str) -> Change:
+def change_of(audits: Mapping[str, Audited], key: str) -> Change:
+    """One side of the audits 'before' and 'after'; either may be missing."""
     rates: list[Interval | None] = [getattr(audits.get(when), key, None) for when in ("before", "after")]
     a, b = (plots.interval_mark(rate) if rate else None for rate in rates)
     estimates = [rate.estimate for rate in rates if rate and rate.estimate is not None]
@@ -229,7 +233,8 @@ def _change(audits: Mapping[str, Audited], key: str) -> Change:
     )
 
 
-def _curve(name: str, values: Sequence[float]) -> Curve:
+def curve_of(name: str, values: Sequence[float]) -> Curve:
+    """A loss by step as a curve; at least one value."""
     n, every = len(values), _STEPS_A_VALUE.get(name, 1)
     top, y_ticks = _ticks(max(values))
     _, x_ticks = _ticks(n * every)
