@@ -10,7 +10,7 @@ GATES  := 'ruff~=0.17.5' 'mypy~=2.3' 'import-linter~=2.1'
 MODEL  ?= smollm2
 SUITE  ?= quick
 
-.PHONY: audit test check bench bench-audit bench-scan bench-tsetlin bench-detect bench-control bench-serve bench-tokens bench-inside bench-activations bench-images bench-cultures adapter cards clean help
+.PHONY: audit test check bench bench-audit bench-scan bench-tsetlin bench-detect bench-control bench-serve bench-tokens bench-inside bench-activations bench-images bench-cultures bench-train bench-tradeoff bench-derta bench-tense bench-scope bench-constructive adapter cards clean help
 
 help:
 	@echo "make audit        audit the embedded model on the quick suite; SUITE=core for all of it"
@@ -27,7 +27,7 @@ test: $(VENV)/test.stamp
 check: $(VENV)/test.stamp
 	@bash scripts/check $(BIN)
 
-bench: bench-audit bench-detect bench-scan bench-tsetlin bench-tokens bench-control bench-serve bench-activations bench-inside bench-images bench-cultures
+bench: bench-audit bench-detect bench-scan bench-tsetlin bench-tokens bench-control bench-serve bench-activations bench-inside bench-images bench-cultures bench-train bench-tradeoff bench-derta bench-tense bench-scope bench-constructive
 
 bench-audit: $(VENV)/test.stamp
 	@$(BIN)/python benchmarks/bench_audit.py
@@ -73,10 +73,29 @@ bench-images: $(VENV)/test.stamp
 bench-cultures: $(VENV)/test.stamp
 	@$(BIN)/python benchmarks/bench_cultures.py
 
+bench-train: $(VENV)/bench.stamp
+	@$(BIN)/python benchmarks/bench_train_speed.py
+
+bench-tradeoff: $(VENV)/test.stamp
+	@$(BIN)/python benchmarks/bench_tradeoff.py
+
+bench-derta: $(VENV)/test.stamp
+	@$(BIN)/python benchmarks/bench_derta.py
+
+bench-tense: $(VENV)/test.stamp
+	@$(BIN)/python benchmarks/bench_tense_defence.py
+
+bench-scope: $(VENV)/test.stamp
+	@$(BIN)/python benchmarks/bench_scope.py
+
+bench-constructive: $(VENV)/test.stamp
+	@$(BIN)/python benchmarks/bench_constructive.py
+
 cards: $(VENV)/test.stamp
 	@$(BIN)/python benchmarks/suite_card.py
 	@$(BIN)/python benchmarks/image_suite_card.py
 	@$(BIN)/python benchmarks/culture_suite_card.py
+	@$(BIN)/python benchmarks/constructive_suite_card.py
 
 $(VENV)/python.stamp:
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "demur needs Python 3.11 or newer; say make PYTHON=python3.12")'

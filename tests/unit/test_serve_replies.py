@@ -59,6 +59,12 @@ def test_a_model_whose_text_follows_gets_the_token_and_the_other_gets_none():
     assert plan_of(policy(), REFUSED, text_follows="nothing").wording
 
 
+def test_guiding_words_are_the_policys_since_a_model_learnt_to_decline_after_its_token():
+    guided = plan_of(policy(), REFUSED.model_copy(update={"action": "guide"}), text_follows="token")
+    assert guided.token == -1
+    assert "safe way" in guided.wording
+
+
 def test_a_policys_wording_comes_before_the_models_words():
     worded = policy(safety=Rule(wording="Not here."))
     for follows in ("token", "nothing"):

@@ -9,6 +9,7 @@ from demur.cli.ability import ability_command
 from demur.cli.audit import audit_command
 from demur.cli.calibrate import calibrate_command, policy_app
 from demur.cli.compare import compare_command
+from demur.cli.construct import construct_command
 from demur.cli.cultures import cultures_app
 from demur.cli.doctor import doctor_command
 from demur.cli.explain import explain_app
@@ -39,6 +40,7 @@ add_synthesis(images_app)
 app.add_typer(images_app, name="images")
 app.add_typer(cultures_app, name="cultures")
 app.add_typer(stress_app, name="stress")
+app.command("construct")(construct_command)
 app.command("ability")(ability_command)
 app.command("signal")(signal_command)
 app.command("calibrate")(calibrate_command)

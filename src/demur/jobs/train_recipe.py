@@ -20,7 +20,7 @@ from demur.data.folder import claim, write_json
 from demur.jobs.audit import AuditConfig, audit
 from demur.jobs.train_curve import LiveCurve
 from demur.jobs.train_plan import ANSWER_TOKENS, base_name, fitted, plan_of, reworded_goals, store_measured
-from demur.models import identity_of, parse_model, revision_of
+from demur.models import parse_model, revision_of
 
 if TYPE_CHECKING:
     from demur.train.row_trainer import Trained
@@ -273,7 +273,7 @@ def _abilities(run: _Run) -> tuple[list[dict[str, Any]], dict[str, float], dict[
 
 
 def _opened(run: _Run) -> str:
-    """Name of the trained model: on another base, whole, or BASE+ADAPTER; merged where no engine opens that."""
+    """Name of the trained model: on another base, whole, or BASE+ADAPTER."""
     from demur.train.adapters import transfer_adapter
 
     if run.recipe.onto:
@@ -283,14 +283,7 @@ def _opened(run: _Run) -> str:
         return f"hf/{run.out / 'onto'}"
     if run.recipe.adapter.kind == "full":
         return f"hf/{run.out / ADAPTER}"
-    name = f"{run.model}+{run.out / ADAPTER}"
-    try:
-        identity_of(parse_model(name))
-    except BadInputError:  # an adapter without control tokens
-        if not (run.out / "merged").is_dir():
-            transfer_adapter(run.out / ADAPTER, run.model, run.out / "merged")
-        return f"hf/{run.out / 'merged'}"
-    return name
+    return f"{run.model}+{run.out / ADAPTER}"
 
 
 def _audits_of(*found: Mapping[str, Any]) -> dict[str, Any]:

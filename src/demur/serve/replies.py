@@ -37,7 +37,9 @@ def plan_of(policy: Policy, decision: Decision, *, text_follows: Literal["token"
     if not decision.refused:
         return Plan(token=decision.token if follows else -1)
     wording = wording_of(policy, decision)
-    if policy.rule(decision.category).wording or not follows or decision.token < 0:
+    # Text after a refusal token was learnt, and measured, to decline: it does not guide.
+    guides = decision.action == "guide"
+    if policy.rule(decision.category).wording or guides or not follows or decision.token < 0:
         return Plan(token=-1, wording=wording)
     return Plan(token=decision.token, instead=wording)
 
