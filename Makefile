@@ -57,6 +57,7 @@ bench-tokens: $(VENV)/test.stamp $(ADAPTERS)
 
 bench-control: $(VENV)/test.stamp adapters/tokens-0
 	@$(BIN)/python benchmarks/bench_control.py --model $(MODEL)+adapters/tokens-0
+	@$(BIN)/python benchmarks/score_stability.py --model $(MODEL)+adapters/tokens-0
 
 bench-serve: $(VENV)/test.stamp adapters/tokens-0
 	@$(BIN)/python benchmarks/bench_serve.py --model $(MODEL)+adapters/tokens-0

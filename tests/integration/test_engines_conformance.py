@@ -75,7 +75,7 @@ def test_llama_cpp_decides_as_transformers_does(quant, off):
     export_gguf(merged, shop.ggufs[True], path, quant=quant, identity=adapter.identity)
 
     async def read():
-        local = LlamaCppControlled(path=path, name="t", n_copies=1, n_slots=4, n_context=2048, full_cache=True)
+        local = LlamaCppControlled(path=path, name="t", n_copies=1, n_slots=4, n_context=2048)
         exact = TransformersControlled("t", adapter.identity, merged.control, lambda: (merged.model, merged.tokenizer))
         requests = [ask(prompt) for prompt in PROMPTS]
         found = await local.score(requests), await exact.score(requests)

@@ -23,10 +23,10 @@ def merged():
 
 
 def run(use, *, path=None, **settings):
-    """Use an engine in 32 bits and close it."""
+    """Use an engine and close it."""
 
     async def main():
-        options = {"n_copies": 1, "n_slots": 4, "n_context": 2048, "full_cache": True, **settings}
+        options = {"n_copies": 1, "n_slots": 4, "n_context": 2048, **settings}
         model = LlamaCppControlled(path=path or exported(), name="tiny", **options)
         try:
             return await asyncio.wait_for(use(model), 120)
@@ -45,6 +45,18 @@ def test_it_is_a_controlled_model_and_a_signal(merged):
     *kinds, token_ids = run(use)
     assert kinds == [True, True, True]
     assert token_ids == merged.control.token_ids
+
+
+def test_a_prompt_has_the_same_scores_in_any_company(merged):
+    requests = [ask("hello sea " * (i % 5 + 1) + TEXTS[i % len(TEXTS)]) for i in range(24)]
+
+    async def use(model):
+        alone = [(await model.score([request])).logits[0] for request in requests]
+        together = await model.score(list(reversed(requests)))
+        return np.array(alone), together.logits[::-1]
+
+    alone, together = run(use, path=exported(quant="q8_0"), n_slots=8)
+    assert np.array_equal(alone, together)
 
 
 TEXTS = ("hello", "What is the capital of France?", "naïve 你好 12 345", " \n x", "<|respond|> <|im_end|>", "")

@@ -382,7 +382,7 @@ def test_the_protocol_is_exact_against_llama_cpps_own_server():
     from demur.models.controlled_llamacpp import LlamaCppControlled
 
     async def use():
-        local = LlamaCppControlled(path=exported(), name="tiny", n_copies=1, n_slots=4, n_context=2048, full_cache=True)
+        local = LlamaCppControlled(path=exported(), name="tiny", n_copies=1, n_slots=4, n_context=2048)
         server = xllamacpp.Server(local._params(xllamacpp, n_threads=1))
         address = Address(url=server.listening_address, key=local._key)
         adapter = workshop().adapters[True, "lora"]

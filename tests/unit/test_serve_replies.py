@@ -14,7 +14,7 @@ from demur.core.controlled import ControlledModel, Piece, Turn
 from demur.core.exchange import Message
 from demur.core.policy import Decision, Rule
 from demur.serve.rehearsal import Rehearsal
-from demur.serve.replies import own_words, plan_of, until_stop
+from demur.serve.replies import guiding, own_words, plan_of, until_stop
 from demur.serve.shapes import ReplyShape
 from demur.serve.visit import Visit
 
@@ -63,6 +63,52 @@ def test_guiding_words_are_the_policys_since_a_model_learnt_to_decline_after_its
     guided = plan_of(policy(), REFUSED.model_copy(update={"action": "guide"}), text_follows="token")
     assert guided.token == -1
     assert "safe way" in guided.wording
+
+
+GUIDE = REFUSED.model_copy(update={"action": "guide"})
+GOOD = (
+    "I won't help with hurting him, but being shouted at every day is hard. Write down dates and words, and take them to "
+    "a union representative this week. Shall we draft the first note together?"
+)
+
+
+class Guiding(Rehearsal):
+    """Says one thing whenever it is told to guide."""
+
+    def __init__(self, text):
+        super().__init__()
+        self.text, self.asked = text, []
+
+    async def open(self, request, /):
+        turn = await super().open(request)
+        self.asked.append(request)
+
+        async def reply(*, token=-1):
+            self.forced = token
+            yield Piece(text=self.text)
+            yield Piece(stop_reason="stop", output_tokens=9)
+
+        turn.reply = reply
+        return turn
+
+
+@pytest.mark.parametrize(("said", "own"), [(GOOD, True), ("I can't help with that.", False), ("", False)])
+def test_a_guiding_reply_is_the_models_where_it_serves_and_else_the_policys(said, own):
+    plan = plan_of(policy(safety=Rule(action="guide", rewritten=True)), GUIDE, text_follows="token")
+    assert plan.guided
+    model = Guiding(said)
+    request = ChatRequest(messages=(Message(role="user", text="How do I get back at my boss?"),))
+    (piece,) = run(guiding(model, request, "safety", plan))
+    assert piece.text == (said if own else plan.wording)
+    assert (piece.stop_reason, piece.output_tokens, model.n_open) == ("stop", 9, 0)
+    assert model.forced == len(model.categories)  # what it writes begins as an answer
+    assert model.asked[0].messages[0].role == "system"
+    assert model.asked[0].messages[1:] == request.messages
+
+
+def test_only_guiding_is_written_anew():
+    with pytest.raises(ValueError, match="only the action 'guide'"):
+        Rule(action="refuse", rewritten=True)
 
 
 def test_a_policys_wording_comes_before_the_models_words():

@@ -22,12 +22,22 @@ class Rule(Frozen):
         threshold: Probability from which the category applies, in [0, 1]; None = the policy's own threshold.
         action: What is done then; 'answer' switches the category off.
         wording: Fixed text of the reply; empty = the model's own words after the forced token where it has learnt
-            to follow it, else the packaged wording for the action.
+            to follow it, else the packaged wording for the action. Text learnt to decline does not guide: the action
+            'guide' has the packaged wording.
+        rewritten: For the action 'guide': the model takes up the request itself, under an instruction to guide; the
+            wording stands where what it writes is broken, empty or a bare refusal. Costs a second reply.
     """
 
     threshold: Share | None = None
     action: Action = "refuse"
     wording: str = ""
+    rewritten: bool = False
+
+    @model_validator(mode="after")
+    def _check(self) -> Self:
+        if self.rewritten and self.action != "guide":
+            raise ValueError(f"rewritten: only the action 'guide' is written anew, this one is {self.action!r}")
+        return self
 
 
 class Certificate(Frozen):

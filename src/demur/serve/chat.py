@@ -17,7 +17,7 @@ from demur.serve.calls import ChatCall, parse_call
 from demur.serve.choice import Choice, choose
 from demur.serve.faults import Fault, bad_request, fault_of, shutting_down, timed_out
 from demur.serve.gate import Slot
-from demur.serve.replies import own_words, plan_of, worded
+from demur.serve.replies import Plan, guiding, own_words, plan_of, until_stop, worded
 from demur.serve.service import Headers, Service
 from demur.serve.shapes import ReplyShape, decision_headers, fault_event
 from demur.serve.visit import GONE, Visit
@@ -115,9 +115,11 @@ class ChatEndpoint:
                     include_usage=call.include_usage,
                 )
                 headers = [*decision_headers(decision, held.version), (b"server-timing", visit.timing.encode("ascii"))]
-                if plan.wording:
+                if plan.guided:
+                    await turn.close()  # its place is kept for the reply that guides
+                elif plan.wording:
                     await let_go(turn, slot)
-                async with aclosing(worded(plan) if plan.wording else own_words(turn, plan, call.stop)) as pieces:
+                async with aclosing(_written(call, choice, turn, plan, decision)) as pieces:
                     if call.stream:
                         await _stream(pieces, shape, sender, visit, headers)
                         return
@@ -175,6 +177,13 @@ async def attended(
         raise HungUp
     else:
         raise shutting_down() if ending in done else timed_out(seconds)
+
+
+def _written(call: ChatCall, choice: Choice, turn: Turn, plan: Plan, decision: Decision) -> AsyncGenerator[Piece, None]:
+    """The pieces of a reply, as planned."""
+    if plan.guided:
+        return until_stop(guiding(choice.model, call.request, decision.category, plan), call.stop)
+    return worded(plan) if plan.wording else own_words(turn, plan, call.stop)
 
 
 async def let_go(turn: Turn, slot: Slot) -> None:

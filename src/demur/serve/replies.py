@@ -5,8 +5,10 @@ from contextlib import aclosing
 from dataclasses import dataclass
 from typing import Literal
 
+from demur.constructive.guidance import guided
 from demur.control.presets import wording_of
-from demur.core.controlled import Piece, Turn
+from demur.core.chat import ChatReply, ChatRequest
+from demur.core.controlled import ControlledModel, Piece, Turn
 from demur.core.policy import Decision, Policy
 
 
@@ -18,11 +20,13 @@ class Plan:
         token: Column of the control token to force; -1 = none.
         wording: Text of the reply; '' = the model's own words.
         instead: Text in place of the model's own words should there be none; '' = nothing.
+        guided: Whether the model is asked for words that guide, with the wording where they do not serve.
     """
 
     token: int
     wording: str = ""
     instead: str = ""
+    guided: bool = False
 
 
 def plan_of(policy: Policy, decision: Decision, *, text_follows: Literal["token", "nothing"]) -> Plan:
@@ -38,8 +42,10 @@ def plan_of(policy: Policy, decision: Decision, *, text_follows: Literal["token"
         return Plan(token=decision.token if follows else -1)
     wording = wording_of(policy, decision)
     # Text after a refusal token was learnt, and measured, to decline: it does not guide.
-    guides = decision.action == "guide"
-    if policy.rule(decision.category).wording or guides or not follows or decision.token < 0:
+    guides, rule = decision.action == "guide", policy.rule(decision.category)
+    if guides and rule.rewritten:
+        return Plan(token=-1, wording=wording, guided=True)
+    if rule.wording or guides or not follows or decision.token < 0:
         return Plan(token=-1, wording=wording)
     return Plan(token=decision.token, instead=wording)
 
@@ -66,6 +72,28 @@ async def own_words(turn: Turn, plan: Plan, stop: Sequence[str]) -> AsyncGenerat
 async def worded(plan: Plan) -> AsyncGenerator[Piece, None]:
     """The policy's words, in one piece."""
     yield Piece(text=plan.wording, stop_reason="stop")
+
+
+async def guiding(
+    model: ControlledModel, request: ChatRequest, category: str, plan: Plan
+) -> AsyncGenerator[Piece, None]:
+    """The model's words under an instruction to guide, in one piece; the plan's wording where they do not serve."""
+    read = written = 0
+
+    async def ask(told: ChatRequest) -> ChatReply:
+        nonlocal read, written
+        turn = await model.open(told)
+        try:
+            answers = len(turn.scores.categories) if model.text_follows == "token" else -1
+            pieces = [piece async for piece in turn.reply(token=answers)]
+        finally:
+            await turn.close()
+        read, written = turn.input_tokens, pieces[-1].output_tokens
+        text = "".join(piece.text for piece in pieces)
+        return ChatReply(text=text, stop_reason=pieces[-1].stop_reason or "unknown")
+
+    found = await guided(ask, request, category, plan.wording)
+    yield Piece(text=found.text, stop_reason="stop", input_tokens=read, output_tokens=written)
 
 
 async def until_stop(pieces: AsyncIterator[Piece], stop: Sequence[str]) -> AsyncGenerator[Piece, None]:

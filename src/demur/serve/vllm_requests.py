@@ -200,10 +200,11 @@ def _check_expressible(policy: Policy) -> None:
             f"policy {policy.name!r} reads the signal {policy.source.name!r}; inside an engine only control tokens can "
             f"be read; {gateway}"
         )
-    worded = [category for category, rule in policy.rules.items() if rule.wording]
+    worded = [category for category, rule in policy.rules.items() if rule.wording or rule.rewritten]
     if worded:
+        field = "wording" if policy.rules[worded[0]].wording else "rewritten"
         raise BadInputError(
-            f"policy {policy.name!r}: rules.{worded[0]}.wording: an engine writes tokens, not fixed texts; {gateway}"
+            f"policy {policy.name!r}: rules.{worded[0]}.{field}: an engine writes tokens, not fixed texts; {gateway}"
         )
     if policy.view == "full" and policy.temperature not in TEMPERATURES:
         raise BadInputError(
