@@ -97,6 +97,8 @@ def kind_of(value: object) -> str:
     """JSON's name for a value's type."""
     if value is None:
         return "null"
+    if value == []:
+        return "an empty array"
     names = {bool: "true or false", int: "a number", float: "a number", str: "a string", list: "an array"}
     return names.get(type(value), "an object")
 
