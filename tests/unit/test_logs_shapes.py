@@ -676,6 +676,22 @@ JSON = st.recursive(
 )
 
 
+@pytest.mark.parametrize(
+    "record",
+    [
+        {"promptFeedback": None, "candidates": True},
+        {"object": "chat.completion", "choices": 3},
+        {"object": "response", "output": 1.5},
+        {"epoch": 1, "input": True, "output": {"choices": [{"message": {"content": "a"}}]}},
+    ],
+)
+def test_what_should_be_a_list_and_is_none_holds_nothing(record):
+    try:
+        exchange_from_record(record)
+    except BadInputError:
+        return
+
+
 @given(
     st.dictionaries(
         st.sampled_from(

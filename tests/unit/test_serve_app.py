@@ -92,12 +92,14 @@ def test_a_model_that_does_not_follow_its_token_speaks_the_policys_words():
     assert answered.json()["choices"][0]["message"]["content"] == "Answer: hello"
 
 
-@pytest.mark.parametrize("action", ["clarify", "guide"])
-def test_a_helpful_turn_is_content_and_the_demur_object_tells(action):
+@pytest.mark.parametrize(
+    ("action", "begins"), [("clarify", "Declined, incomplete"), ("guide", "Part of what this rests")]
+)
+def test_a_helpful_turn_is_content_and_the_demur_object_tells(action, begins):
     app = app_of(None, policy(incomplete=Rule(threshold=0.5, action=action)))
     body = ask(app, chat("incomplete=0.9 book it")).json()
     assert body["choices"][0]["message"]["refusal"] is None
-    assert body["choices"][0]["message"]["content"].startswith("Declined, incomplete")
+    assert body["choices"][0]["message"]["content"].startswith(begins)
     assert body["demur"]["action"] == action
     assert body["demur"]["refused"]
 

@@ -5,7 +5,17 @@ from typing import Any
 
 from demur.core.exchange import ApiSignal, Message, StopReason
 from demur.data.logs.conversations import messages_of
-from demur.data.logs.replies import Parts, ProviderReply, first, joined, mapping, parts_of, split_thinking, string
+from demur.data.logs.replies import (
+    Parts,
+    ProviderReply,
+    first,
+    joined,
+    listed,
+    mapping,
+    parts_of,
+    split_thinking,
+    string,
+)
 from demur.data.logs.signals import error_signals, signal, stop_signals
 
 # What is kept of a sample beside the exchange; its events and store can be a thousand times as large.
@@ -33,7 +43,7 @@ def inspect_reply(record: Mapping[str, Any]) -> ProviderReply:
         signals = error_signals(first(output, "error") or first(record, "error"))
     text, thought = split_thinking(text)
     asked = record.get("input")
-    messages = (Message(role="user", text=asked),) if isinstance(asked, str) else messages_of(asked or [])
+    messages = (Message(role="user", text=asked),) if isinstance(asked, str) else messages_of(listed(asked))
     if mapping(message.get("metadata")).get("demur_stop") == "settled":
         stop = "settled"
     return ProviderReply(

@@ -178,6 +178,11 @@ def string(value: object) -> str:
     return value if isinstance(value, str) else ""
 
 
+def listed(value: object) -> list[Any]:
+    """A list as it is; empty for everything else."""
+    return value if isinstance(value, list) else []
+
+
 def mapping(value: object) -> Mapping[str, Any]:
     """A mapping as it is, also from its JSON text; empty for everything else."""
     if isinstance(value, dict):

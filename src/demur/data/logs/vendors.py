@@ -11,6 +11,7 @@ from demur.data.logs.replies import (
     RecordError,
     first,
     joined,
+    listed,
     mapping,
     parts_of,
     reasoning_of,
@@ -27,7 +28,7 @@ def openai_chat(body: Body) -> ProviderReply:
 
     Azure's verdict on the prompt counts only where it blocked: annotations of what passed are no refusal.
     """
-    choices = [choice for choice in body.get("choices") or [] if isinstance(choice, dict)]
+    choices = [choice for choice in listed(body.get("choices")) if isinstance(choice, dict)]
     choice = choices[0] if choices else {}
     message = mapping(choice.get("message") or choice.get("delta"))
     content = message.get("content")
@@ -63,7 +64,7 @@ def openai_responses(body: Body) -> ProviderReply:
     thoughts: list[str] = []
     refusals: list[str] = []
     n_tools = 0
-    for item in body.get("output") or []:
+    for item in listed(body.get("output")):
         if not isinstance(item, dict):
             continue
         kind = str(item.get("type") or "message")
@@ -99,7 +100,7 @@ _GOOGLE_UNSAID = frozenset(("", "BLOCK_REASON_UNSPECIFIED", "BLOCKED_REASON_UNSP
 
 def google(body: Body) -> ProviderReply:
     """generateContent: no candidate and a `blockReason`, or a candidate that ended in SAFETY and its like."""
-    candidates = [c for c in body.get("candidates") or [] if isinstance(c, dict)]
+    candidates = [c for c in listed(body.get("candidates")) if isinstance(c, dict)]
     candidate = candidates[0] if candidates else {}
     parts = parts_of(candidate.get("content"))
     word = first(candidate, "finishReason", "finish_reason")
